@@ -1,0 +1,1 @@
+drop table checkpoint_writes, checkpoint_blobs, checkpoints, checkpoint_migrations;

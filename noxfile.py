@@ -1,0 +1,80 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox>=2026.10.20"]
+#
+# [tool.nox]
+# script-venv-backend = "uv"
+# ///
+"""The Tier 3 primitives of agent-executor, one session each; `nox -l` is the table of contents.
+
+Words after `--` go to the tool that a session runs: `nox -s unit -- -k name`.
+"""
+
+from __future__ import annotations
+
+import os
+
+import nox
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "uv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "unit", "integration"]
+
+HTML = "--cov-report=html:services/agent_executor/htmlcov"
+TESTING = {
+    "TESTING": "true",
+    "LOG_LEVEL": os.environ.get("LOG_LEVEL", "info"),
+    "VAULT_ADDR": os.environ.get("VAULT_ADDR", "http://localhost:8200"),
+    "VAULT_TOKEN": os.environ.get("VAULT_TOKEN", "root"),
+}
+
+
+def sync(session: nox.Session, *groups: str) -> None:
+    """Bring the session's environment in step with uv.lock: the service, and these dependency groups."""
+    here = session.virtualenv.location
+    uv = ("uv", "sync", "--locked", "--quiet", "--compile-bytecode", f"--python={here}")
+    session.run_install(*uv, *(f"--group={group}" for group in groups), env={"UV_PROJECT_ENVIRONMENT": here})
+
+
+def tests(session: nox.Session, stage: str) -> None:
+    """Run tests/<stage> with coverage, between a banner and a verdict; arguments go to pytest."""
+    pytest = ("python", "-m", "pytest", "-p", "tier3.verdict", f"--stage={stage}", "--cov", HTML)
+    session.run(*pytest, f"tests/{stage}", *session.posargs, env=TESTING)
+
+
+@nox.session(tags=["local", "ci"])
+def lint(session: nox.Session) -> None:
+    """Ruff (rules and format) and mypy over everything. Arguments go to ruff check, e.g. --fix."""
+    sync(session, "lint")
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+
+
+@nox.session(tags=["local", "ci"])
+def unit(session: nox.Session) -> None:
+    """Fast tests that need no server, with coverage. Arguments go to pytest."""
+    sync(session, "test")
+    tests(session, "unit")
+
+
+@nox.session(tags=["local", "ci"])
+def integration(session: nox.Session) -> None:
+    """Tests against real servers that it starts itself; --external uses those in the environment."""
+    sync(session, "integration")
+    tests(session, "integration")
+
+
+@nox.session(default=False, tags=["local"])
+def run(session: nox.Session) -> None:
+    """The service on PORT (8080) with hot reload, on servers it starts itself unless the environment names others."""
+    sync(session, "run")
+    session.run("python", "-m", "tier3.run", *session.posargs, interrupt_timeout=10, terminate_timeout=10)
+
+
+@nox.session(default=False, tags=["ci"])
+def migrations(session: nox.Session) -> None:
+    """Apply what is pending of MIGRATION_DIR to the database POSTGRES_* names; POSTGRES_PASSWORD is required."""
+    sync(session)
+    session.run("python", "-m", "agent_executor", "migrate", *session.posargs)

@@ -1,0 +1,31 @@
+"""python -m agent_executor COMMAND: what the image can do besides serving."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+USAGE = """usage: python -m agent_executor COMMAND
+
+commands:
+  migrate   apply the pending files of MIGRATION_DIR to the database (POSTGRES_*)
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command; returns the exit status, 2 for a wrong call."""
+    match arguments:
+        case ["migrate"]:
+            from .migrate import main as migrate
+
+            return migrate(os.environ)
+        case ["-h" | "--help"]:
+            sys.stdout.write(USAGE)
+            return 0
+        case _:
+            sys.stderr.write(USAGE)
+            return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,293 @@
+"""HTTP: CloudEvents and plain JSON in, jobs and event streams out, and what a platform asks of a process.
+
+Owns status codes, headers and error bodies. Everything else is asked of the service, which may not be there yet: the
+routes then answer 503.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from sse_starlette.sse import EventSourceResponse
+from starlette.exceptions import HTTPException
+
+from . import definition, job, strict_json, tracing
+from .api_models import Accepted, ErrorBody, Health, JobPage, JobView, OutgoingEvent, Ready
+from .errors import (
+    AgentExecutorError,
+    Conflict,
+    Finding,
+    InvalidInput,
+    NotFound,
+    PayloadTooLarge,
+    Unavailable,
+)
+from .health import Phase
+from .job import Status, Submission
+
+if TYPE_CHECKING:
+    from .ledger import Receipt
+    from .service import Service
+
+VERSION = version("agent-executor")
+MAX_WAIT_S = 600.0
+_THREAD_BYTES = 256 * 1024
+_WAIT = re.compile(r"(?:^|[,;\s])wait=\"?([0-9]+(?:\.[0-9]+)?)\"?", re.IGNORECASE)
+_STATUS = {InvalidInput: 400, NotFound: 404, Conflict: 409, PayloadTooLarge: 413, Unavailable: 503}
+
+router = APIRouter()
+
+
+def install(app: FastAPI) -> None:
+    """Add routes and error answers to `app`."""
+    app.include_router(router)
+    app.add_exception_handler(AgentExecutorError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_bad_parameters)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:
+    return {code: {"model": ErrorBody} for code in codes}
+
+
+def _body(*media_types: str) -> dict[str, Any]:
+    """OpenAPI for a body that this module reads itself, so that it can be refused before it is read whole."""
+    content = {media_type: {"schema": {"type": "object"}} for media_type in media_types}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+@router.get("/health")
+async def health() -> Health:
+    """The process serves. Never waits for anything."""
+    return Health(status="healthy")
+
+
+@router.get("/ready", responses={503: {"model": Ready}})
+async def ready(request: Request) -> JSONResponse:
+    """Whether this process may get work, and which services answer.
+
+    503 while starting or draining, or without PostgreSQL.
+    """
+    service: Service | None = request.app.state.service
+    if service is None:
+        services = dict.fromkeys(("postgres", "dragonfly", "nats", "vault"), False)
+    else:
+        services = await service.services()
+    serving = service is not None and service.phase is Phase.SERVING and not request.app.state.draining
+    is_ready = serving and services["postgres"]
+    body = {"status": "ready" if is_ready else "not_ready", "services": services}
+    return JSONResponse(body, status_code=200 if is_ready else 503)
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics() -> Response:
+    """Prometheus metrics."""
+    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+    from .metrics import registry
+
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.post(
+    "/",
+    status_code=202,
+    responses={200: {"model": OutgoingEvent}, 202: {"model": Accepted}, **_errors(400, 413, 503)},
+    openapi_extra=_body(job.STRUCTURED, "application/json"),
+)
+async def receive_event(
+    request: Request, wait: Annotated[float | None, Query(ge=0, le=MAX_WAIT_S, description="seconds")] = None
+) -> Response:
+    """Take a CloudEvent (structured or binary) of type `dev.my-platform.agent.execute`.
+
+    202 once the job is committed. With `Prefer: wait=SECONDS` or `?wait=SECONDS`, and done in time: 200 with the
+    outgoing CloudEvent. A conflict is 400 here, because Knative retries a 409.
+    """
+    service = _service(request)
+    body = await _json(request)
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    submission = job.from_http(content_type, request.headers, body)
+    wait_s = wait if wait is not None else _preferred_wait(request.headers)
+    try:
+        if not wait_s:
+            return _accepted(await _accept(service, submission, "data."))
+        return await _accept_and_wait(service, submission, wait_s)
+    except Conflict as error:
+        return _error_response(error, 400)
+
+
+@router.post(
+    "/v1/jobs",
+    status_code=202,
+    responses={202: {"model": Accepted}, **_errors(400, 409, 413, 503)},
+    openapi_extra=_body("application/json"),
+)
+async def submit_job(request: Request) -> Response:
+    """Take a job as plain JSON: `agent_definition` and `input_payload`; `job_id` and `trace_id` may be left out."""
+    service = _service(request)
+    submission = job.from_json(await _json(request))
+    return _accepted(await _accept(service, submission, ""))
+
+
+@router.get("/v1/jobs", responses=_errors(400, 503))
+async def list_jobs(
+    request: Request,
+    status: Status | None = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(max_length=1000, description="`next_cursor` of the page before")] = None,
+) -> JobPage:
+    """Jobs, newest first, without their results."""
+    service = _service(request)
+    rows = await service.ledger.jobs(status.value if status else None, limit + 1, _decode_cursor(cursor))
+    page = rows[:limit]
+    more = _encode_cursor(page[-1]["created_at"], page[-1]["job_id"]) if len(rows) > limit else None
+    return JobPage(jobs=[JobView(**row) for row in page], next_cursor=more)
+
+
+@router.get("/v1/jobs/{job_id}", responses=_errors(404, 503))
+async def get_job(request: Request, job_id: str) -> JobView:
+    """One job: status, times, and its result or error."""
+    row = await _service(request).ledger.job(_known_id(job_id))
+    if row["status"] == Status.COMPLETED:
+        row["result"] = {"output": row["result"], "status": "completed"}
+    return JobView(**row)
+
+
+@router.get("/v1/jobs/{job_id}/events", responses=_errors(400, 404, 503), response_class=EventSourceResponse)
+async def follow_events(request: Request, job_id: str) -> Response:
+    """The job's events as Server-Sent Events, from the beginning or after `Last-Event-ID`, until its `end`."""
+    from .event_stream import first_position, follow
+
+    service = _service(request)
+    position = first_position(request.headers.get("last-event-id"))
+    await service.ledger.job(_known_id(job_id))
+    return EventSourceResponse(follow(service, job_id, position), ping=15)
+
+
+def _service(request: Request) -> Service:
+    service: Service | None = request.app.state.service
+    if service is None:
+        raise Unavailable("the service is starting")
+    return service
+
+
+async def _json(request: Request) -> Any:
+    """The request's body, parsed strictly; refused as soon as it is seen to be too large."""
+    limit: int = request.app.state.settings.max_body_bytes
+    too_large = PayloadTooLarge(f"the body is larger than {limit} bytes")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise too_large
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise too_large
+        chunks.append(chunk)
+    body = b"".join(chunks)
+    if size > _THREAD_BYTES:
+        return await asyncio.to_thread(strict_json.loads, body)
+    return strict_json.loads(body)
+
+
+async def _accept(service: Service, submission: Submission, prefix: str) -> Receipt:
+    definition.parse(submission.definition, f"{prefix}agent_definition")
+    with tracing.span("accept job", submission.traceparent, job_id=submission.job_id) as traceparent:
+        return await service.ledger.accept(submission, traceparent)
+
+
+async def _accept_and_wait(service: Service, submission: Submission, wait_s: float) -> Response:
+    from .notify import wait
+
+    deadline = asyncio.get_running_loop().time() + wait_s
+    with service.listener.finished(submission.job_id) as finished:
+        receipt = await _accept(service, submission, "data.")
+        while True:
+            event = await service.ledger.outcome(submission.job_id)
+            if event is not None:
+                return Response(strict_json.dumps(event), media_type=job.STRUCTURED)
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0 or service.streams_end.is_set():
+                return _accepted(receipt)
+            await wait(finished, min(left, 1.0))
+
+
+def _accepted(receipt: Receipt) -> Response:
+    body = {"job_id": receipt.job_id, "status": receipt.status.value}
+    return JSONResponse(body, status_code=202, headers={"Location": f"/v1/jobs/{_quoted(receipt.job_id)}"})
+
+
+def _quoted(job_id: str) -> str:
+    from urllib.parse import quote
+
+    return quote(job_id, safe="")
+
+
+def _preferred_wait(headers: Mapping[str, str]) -> float | None:
+    """RFC 7240, section 4.3. A preference that cannot be understood is ignored, as it says."""
+    found = _WAIT.search(headers.get("prefer", ""))
+    return min(float(found[1]), MAX_WAIT_S) if found else None
+
+
+def _known_id(job_id: str) -> str:
+    if "\0" in job_id or len(job_id) > job.MAX_ID_CHARS or not job_id.isprintable():
+        raise NotFound("no job of that id")
+    return job_id
+
+
+def _encode_cursor(created_at: datetime, job_id: str) -> str:
+    return base64.urlsafe_b64encode(f"{created_at.isoformat()} {job_id}".encode()).decode()
+
+
+def _decode_cursor(cursor: str | None) -> tuple[datetime, str] | None:
+    if cursor is None:
+        return None
+    try:
+        created_at, _, job_id = base64.b64decode(cursor, altchars=b"-_", validate=True).decode().partition(" ")
+        return datetime.fromisoformat(created_at), _known_id(job_id)
+    except (ValueError, binascii.Error, NotFound):
+        raise InvalidInput("invalid query", [Finding("cursor", "must be the next_cursor of a page")]) from None
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AgentExecutorError)
+    return _error_response(error, _STATUS.get(type(error), 500))
+
+
+def _error_response(error: AgentExecutorError, status: int) -> Response:
+    fields = [{"field": finding.field, "message": finding.message} for finding in error.findings]
+    return _error(status, type(error).__name__, str(error), fields)
+
+
+async def _on_bad_parameters(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    findings = [Finding(".".join(str(part) for part in each["loc"][1:]), each["msg"]) for each in error.errors()]
+    return _error_response(InvalidInput("invalid query", findings), 400)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _error(error.status_code, "HttpError", str(error.detail), [], error.headers)
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    return _error(500, "InternalError", "an unexpected error; the service's log has it", [])
+
+
+def _error(
+    status: int, kind: str, message: str, fields: list[dict[str, str]], headers: Mapping[str, str] | None = None
+) -> Response:
+    more = {"Retry-After": "1"} if status == 503 else {}
+    body = {"error": {"type": kind, "message": message, "fields": fields}}
+    return JSONResponse(body, status_code=status, headers={**(headers or {}), **more})

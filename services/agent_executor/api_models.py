@@ -1,0 +1,111 @@
+"""Bodies of HTTP answers, as the OpenAPI shows them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from .job import Status
+
+
+class Health(BaseModel):
+    """The process serves."""
+
+    status: Literal["healthy"]
+
+
+class Services(BaseModel):
+    """Which services answered when they were asked."""
+
+    postgres: bool
+    dragonfly: bool
+    nats: bool
+    vault: bool
+
+
+class Ready(BaseModel):
+    """Whether the process may get work."""
+
+    status: Literal["ready", "not_ready"]
+    services: Services
+
+
+class Accepted(BaseModel):
+    """The job is committed; `status` is another than queued where it was here before."""
+
+    job_id: str
+    status: Status
+
+
+class Result(BaseModel):
+    """What a completed job gave: its last message's content."""
+
+    output: Any
+    status: Literal["completed"]
+
+
+class JobError(BaseModel):
+    """Why a job failed."""
+
+    message: str
+    type: str
+    stack_trace: str = ""
+
+
+class JobView(BaseModel):
+    """A job as its caller sees it."""
+
+    job_id: str
+    trace_id: str
+    status: Status
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    updated_at: datetime
+    result: Result | None = None
+    error: JobError | None = None
+
+
+class JobPage(BaseModel):
+    """A page of jobs; `next_cursor` is None on the last one."""
+
+    jobs: list[JobView]
+    next_cursor: str | None
+
+
+class OutgoingEvent(BaseModel):
+    """The CloudEvent that announces an outcome."""
+
+    specversion: Literal["1.0"]
+    type: str
+    source: str
+    subject: str
+    id: str
+    time: datetime
+    datacontenttype: str
+    traceparent: str | None = None
+    data: dict[str, Any]
+
+
+class FieldError(BaseModel):
+    """One thing wrong with the request."""
+
+    field: str
+    message: str
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong, in one line, and field by field where the request is at fault."""
+
+    type: str
+    message: str
+    fields: list[FieldError] = Field(default_factory=list)
+
+
+class ErrorBody(BaseModel):
+    """Body of every answer that is not a success."""
+
+    error: ErrorDetail

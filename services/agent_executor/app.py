@@ -1,0 +1,131 @@
+"""What uvicorn serves: `uvicorn --factory agent_executor.app:main`.
+
+Owns the life of the process: `/health` answers first, then the heavy modules are imported in a thread, then the service
+opens. SIGTERM drains before uvicorn hears of it, since uvicorn closes its listener at once and runs the lifespan's end
+only after the last connection is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import signal
+import threading
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from fastapi import FastAPI
+
+from . import api, logs, tracing
+from .settings import Settings, SettingsError, load
+from .threads import DaemonThreads
+
+if TYPE_CHECKING:
+    from .service import Service
+
+_RETRY_S = 1.0
+
+log = structlog.get_logger()
+
+
+def main() -> FastAPI:
+    """The factory that uvicorn is given: reads the environment; exits with 64 (EX_USAGE) naming what is wrong."""
+    try:
+        settings = load()
+    except SettingsError as error:
+        logs.configure("info")
+        log.error("cannot_start", reason=str(error))
+        raise SystemExit(64) from None
+    logs.configure(settings.log_level)
+    return create(settings)
+
+
+def create(settings: Settings) -> FastAPI:
+    """The ASGI application."""
+    app = FastAPI(
+        title="agent-executor",
+        version=api.VERSION,
+        lifespan=_lifespan,
+        description="Runs AI-agent jobs and never loses one.",
+    )
+    app.state.settings = settings
+    app.state.service = None
+    app.state.draining = False
+    api.install(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    asyncio.get_running_loop().set_default_executor(DaemonThreads())
+    async with AsyncExitStack() as opened:
+        opening = asyncio.create_task(_open(app, settings, opened))
+        restore = _drain_on_signals(app, opening)
+        try:
+            yield
+        finally:
+            restore()
+            opening.cancel()
+            await asyncio.wait([opening])
+
+
+async def _open(app: FastAPI, settings: Settings, opened: AsyncExitStack) -> None:
+    module = await asyncio.to_thread(_heavy_imports)
+    tracing.configure(settings.otel_exporter_otlp_endpoint)
+    service: Service = module.Service(settings)
+    app.state.service = await opened.enter_async_context(service)
+
+
+def _heavy_imports() -> Any:
+    """Everything a job needs except the providers. Collecting garbage meanwhile would only cost time."""
+    gc.disable()
+    try:
+        return importlib.import_module("agent_executor.service")
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _drain_on_signals(app: FastAPI, opening: asyncio.Task[None]) -> Any:
+    """Chain a handler before uvicorn's: drain first, pass the signal on then; a second signal is passed on at once."""
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    loop = asyncio.get_running_loop()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    draining: set[asyncio.Task[None]] = set()
+
+    def pass_on(number: int, frame: FrameType | None = None) -> None:
+        handler = previous[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    async def drain(number: int) -> None:
+        try:
+            if app.state.service is None:
+                opening.cancel()
+            else:
+                await app.state.service.drain()
+        except Exception:
+            log.exception("drain_failed")
+        pass_on(number)
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if app.state.draining:
+            pass_on(number, frame)
+            return
+        app.state.draining = True
+        loop.call_soon_threadsafe(lambda: draining.add(loop.create_task(drain(number))))
+
+    for number in previous:
+        signal.signal(number, on_signal)
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    return restore

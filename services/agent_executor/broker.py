@@ -1,0 +1,179 @@
+"""The connection to NATS, and the JetStream streams and consumer this service needs.
+
+Owns their settings. What is absent is created; what is there is compared, every difference is logged by name, and
+corrected where JetStream allows it: a durable that exists keeps its old settings otherwise, whatever the code says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import nats
+import structlog
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
+from nats.js.errors import APIError, NotFoundError
+
+JOBS_SUBJECT = "agent.execute.*"
+STATUS_STREAM = "AGENT_STATUS"
+DEAD_STREAM = "AGENT_DEAD"
+DEAD_SUBJECT = "agent.dead."
+ACK_WAIT_S = 30.0
+_DAY_S = 24 * 3600.0
+_RETRY_S = 1.0
+
+log = structlog.get_logger()
+
+
+class Broker:
+    """A connection that never gives up. `js` may be used once `ready` is set."""
+
+    def __init__(self, url: str, *, stream: str, consumer: str) -> None:
+        self._url = url
+        self.stream = stream
+        self.consumer = consumer
+        self.ready = asyncio.Event()
+        self._client: Client | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection is up now."""
+        return self._client is not None and self._client.is_connected
+
+    @property
+    def client(self) -> Client:
+        """The connection; only after `ready`."""
+        assert self._client is not None
+        return self._client
+
+    @property
+    def js(self) -> JetStreamContext:
+        """JetStream; only after `ready`."""
+        return self.client.jetstream(timeout=5)
+
+    async def run(self) -> None:
+        """Connect and prepare, trying until it works."""
+        while not self.ready.is_set():
+            try:
+                if self._client is None:
+                    self._client = await self._connect()
+                await self._prepare()
+                self.ready.set()
+                log.info("nats_ready", stream=self.stream, consumer=self.consumer)
+            except (NatsError, OSError, TimeoutError) as error:
+                log.warning("nats_unavailable", error=type(error).__name__)
+                await asyncio.sleep(_RETRY_S)
+
+    async def close(self) -> None:
+        """Send what is buffered, then close."""
+        if self._client is None or self._client.is_closed:
+            return
+        try:
+            await asyncio.wait_for(self._client.drain(), 2)
+        except (NatsError, OSError, TimeoutError):
+            await self._client.close()
+
+    async def _connect(self) -> Client:
+        async def on_event(name: str, error: Exception | None = None) -> None:
+            log.info(f"nats_{name}", **({} if error is None else {"error": type(error).__name__}))
+
+        async def on_error(error: Exception) -> None:
+            await on_event("error", error)
+
+        async def on_disconnect() -> None:
+            await on_event("disconnected")
+
+        async def on_reconnect() -> None:
+            await on_event("reconnected")
+
+        return await nats.connect(
+            self._url.split(","),
+            name="agent-executor",
+            connect_timeout=2,
+            reconnect_time_wait=1,
+            max_reconnect_attempts=-1,
+            ping_interval=10,
+            max_outstanding_pings=2,
+            error_cb=on_error,
+            disconnected_cb=on_disconnect,
+            reconnected_cb=on_reconnect,
+        )
+
+    async def _prepare(self) -> None:
+        for config in self._streams():
+            await self._ensure_stream(config)
+        await self._ensure_consumer()
+
+    def _streams(self) -> list[StreamConfig]:
+        common: dict[str, Any] = {
+            "storage": StorageType.FILE,
+            "retention": RetentionPolicy.LIMITS,
+            "duplicate_window": 3600.0,
+        }
+        return [
+            StreamConfig(name=self.stream, subjects=[JOBS_SUBJECT], max_age=_DAY_S, **common),
+            StreamConfig(name=STATUS_STREAM, subjects=["agent.status.*"], max_age=7 * _DAY_S, **common),
+            StreamConfig(name=DEAD_STREAM, subjects=[f"{DEAD_SUBJECT}*"], max_age=30 * _DAY_S, **common),
+        ]
+
+    async def _ensure_stream(self, wanted: StreamConfig) -> None:
+        try:
+            found = (await self.js.stream_info(str(wanted.name))).config
+        except NotFoundError:
+            await self.js.add_stream(wanted)
+            log.info("stream_created", stream=wanted.name)
+            return
+        names = ("subjects", "storage", "retention", "max_age", "duplicate_window")
+        differing = _differences(wanted, found, names)
+        if not differing:
+            return
+        log.warning("stream_differs", stream=wanted.name, **differing)
+        for name in differing:
+            setattr(found, name, getattr(wanted, name))
+        await _corrected(self.js.update_stream(found), "stream", str(wanted.name))
+
+    async def _ensure_consumer(self) -> None:
+        wanted = ConsumerConfig(
+            durable_name=self.consumer, ack_policy=AckPolicy.EXPLICIT, ack_wait=ACK_WAIT_S, max_ack_pending=1000
+        )
+        try:
+            found = (await self.js.consumer_info(self.stream, self.consumer)).config
+        except NotFoundError:
+            await self.js.add_consumer(self.stream, wanted)
+            log.info("consumer_created", consumer=self.consumer)
+            return
+        differing = _differences(
+            wanted, found, ("ack_policy", "ack_wait", "max_ack_pending", "max_deliver", "deliver_subject")
+        )
+        if not differing:
+            return
+        log.warning("consumer_differs", consumer=self.consumer, **differing)
+        for name in differing:
+            setattr(found, name, getattr(wanted, name))
+        await _corrected(self.js.add_consumer(self.stream, found), "consumer", self.consumer)
+
+
+def _differences(wanted: Any, found: Any, names: tuple[str, ...]) -> dict[str, str]:
+    """Settings of `found` that are not as wanted, as `{name: "is X, should be Y"}`."""
+    return {
+        name: f"is {is_now!s}, should be {should_be!s}"
+        for name in names
+        if (is_now := _plain(getattr(found, name))) != (should_be := _plain(getattr(wanted, name)))
+    }
+
+
+def _plain(value: Any) -> Any:
+    if value in (None, -1, ""):
+        return None
+    return getattr(value, "value", value)
+
+
+async def _corrected(update: Any, kind: str, name: str) -> None:
+    try:
+        await update
+        log.info(f"{kind}_corrected", **{kind: name})
+    except APIError as error:
+        log.error(f"{kind}_not_corrected", **{kind: name}, reason=error.description)

@@ -1,0 +1,65 @@
+"""Every failure this service can name.
+
+An error's message holds ids and limits and answers the reader's next question; it never holds a secret or a value the
+caller sent. What HTTP makes of each class is decided in `api`, what a job makes of it in `runner`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing wrong with an input: the field's path (`data.job_id`, `nodes[0].config.model`) and what it must be."""
+
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}" if self.field else self.message
+
+
+class AgentExecutorError(Exception):
+    """Base of all errors raised on purpose; `findings` names the fields where the cause lies in an input."""
+
+    def __init__(self, message: str, findings: Iterable[Finding] = ()) -> None:
+        self.findings = tuple(findings)
+        super().__init__(message)
+
+
+class InvalidInput(AgentExecutorError):
+    """The request or event can never be accepted as it is."""
+
+    def __init__(self, what: str, findings: Iterable[Finding]) -> None:
+        found = tuple(findings)
+        super().__init__(f"{what}: " + "; ".join(str(finding) for finding in found), found)
+
+
+class PayloadTooLarge(AgentExecutorError):
+    """The body is larger than MAX_BODY_BYTES."""
+
+
+class Conflict(AgentExecutorError):
+    """The job id or the event's source and id are taken by another request."""
+
+
+class NotFound(AgentExecutorError):
+    """No such job."""
+
+
+class Unavailable(AgentExecutorError):
+    """The service cannot do this now: starting, draining, or without its database. Trying again later is right."""
+
+
+class LeaseLost(AgentExecutorError):
+    """Another worker owns the job now; what this one was doing must leave no trace."""
+
+
+class ModelUnavailable(AgentExecutorError):
+    """A definition names a provider that does not exist here, or one that has no key."""
+
+
+class ToolScriptError(AgentExecutorError):
+    """A tool script does not run, or does not make the tool it promises."""

@@ -1,0 +1,104 @@
+"""A job's events as Server-Sent Events: replayed from Redis, then live, ending with its `end`.
+
+Owns what a reader is told when events are gone: one `warning`, and the `end` from the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+from sse_starlette.event import ServerSentEvent
+
+from . import stream, strict_json
+from .errors import Finding, InvalidInput
+from .job import TERMINAL
+
+if TYPE_CHECKING:
+    from .service import Service
+
+_BLOCK_MS = 1000
+_EVENT_ID = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
+_REDIS_AWAY = (RedisError, OSError, TimeoutError)
+BEGINNING = "0-0"
+
+
+def first_position(last_event_id: str | None) -> str:
+    """Where to go on from. Raises InvalidInput for a Last-Event-ID that is none of ours."""
+    if last_event_id is None or not last_event_id.strip():
+        return BEGINNING
+    if not _EVENT_ID.fullmatch(last_event_id.strip()):
+        raise InvalidInput("invalid header", [Finding("last-event-id", "must be the id of an event of this stream")])
+    return last_event_id.strip()
+
+
+async def follow(service: Service, job_id: str, position: str) -> AsyncIterator[ServerSentEvent]:
+    """Yield the events after `position` until the job's `end`, or until the process goes down.
+
+    A reader that is cut off comes back with the last id it saw, here or at another process.
+    """
+    warned = False
+    if await _missing(service, job_id, position):
+        warned = True
+        yield _warning(job_id)
+    while not service.streams_end.is_set():
+        events = await _next(service, job_id, position)
+        for event in events or ():
+            position = event.id
+            yield ServerSentEvent(data=event.body.decode(), event=event.event_type, id=event.id)
+            if event.event_type == "end":
+                return
+        if events:
+            await asyncio.sleep(0)  # a long replay must not hold the loop
+        elif status := await _ended(service, job_id):
+            late = await _next(service, job_id, position, block_ms=1)
+            if late:
+                continue
+            if not warned:
+                yield _warning(job_id)
+            yield _synthetic("end", {"status": status})
+            return
+
+
+async def _next(service: Service, job_id: str, position: str, block_ms: int = _BLOCK_MS) -> list[stream.Event]:
+    try:
+        return await stream.read(service.events, job_id, position, block_ms)
+    except _REDIS_AWAY:
+        await asyncio.sleep(block_ms / 1000)
+        return []
+
+
+async def _missing(service: Service, job_id: str, position: str) -> bool:
+    """Whether events after `position` were trimmed or have expired."""
+    try:
+        first = await stream.first_id(service.events, job_id)
+    except _REDIS_AWAY:
+        return False
+    if first is None:
+        return position != BEGINNING
+    (fence, number), (at_fence, at_number) = _parts(first), _parts(position)
+    if position == BEGINNING:
+        return number != 1
+    return (fence, number) > (at_fence, at_number + 1) and number != 1
+
+
+async def _ended(service: Service, job_id: str) -> str | None:
+    status = (await service.ledger.job(job_id))["status"]
+    return status if status in TERMINAL else None
+
+
+def _parts(event_id: str) -> tuple[int, int]:
+    left, _, right = event_id.partition("-")
+    return int(left), int(right)
+
+
+def _warning(job_id: str) -> ServerSentEvent:
+    return _synthetic("warning", {"message": "events of this job are gone", "about": job_id})
+
+
+def _synthetic(event_type: str, data: Any) -> ServerSentEvent:
+    body = strict_json.dumps({"event_type": event_type, "data": data})
+    return ServerSentEvent(data=body.decode(), event=event_type)

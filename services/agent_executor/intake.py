@@ -1,0 +1,129 @@
+"""JetStream -> ledger.
+
+Owns what happens to a message: acked once its job is committed; kept in AGENT_DEAD and terminated when it can never be
+one; put back when the database is away. A fetch is short, so that a restarted server is noticed within seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js.errors import APIError
+
+from . import definition, job, metrics, strict_json, tracing
+from .broker import DEAD_SUBJECT, Broker
+from .errors import AgentExecutorError, Conflict, InvalidInput, PayloadTooLarge, Unavailable
+from .ledger import Ledger
+
+_FETCH_S = 2.0
+_BATCH = 32
+_RETRY_S = 1.0
+_REASONS: Mapping[type[AgentExecutorError], str] = {
+    InvalidInput: "invalid",
+    PayloadTooLarge: "too-large",
+    Conflict: "conflict",
+}
+
+log = structlog.get_logger()
+
+
+class Intake:
+    """One per process; any number of processes share the durable consumer."""
+
+    def __init__(self, broker: Broker, ledger: Ledger, *, max_body_bytes: int) -> None:
+        self._broker = broker
+        self._ledger = ledger
+        self._max_body_bytes = max_body_bytes
+        self._draining = asyncio.Event()
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        """Take messages in until drained or cancelled."""
+        try:
+            await self._broker.ready.wait()
+            subscription = await self._broker.js.pull_subscribe_bind(self._broker.consumer, self._broker.stream)
+            while not self._draining.is_set():
+                try:
+                    messages = await subscription.fetch(_BATCH, timeout=_FETCH_S)
+                except TimeoutError:
+                    continue
+                except (NatsError, APIError, OSError) as error:
+                    log.warning("fetch_failed", error=type(error).__name__)
+                    await asyncio.sleep(_RETRY_S)
+                    continue
+                await asyncio.gather(*(self._take(message) for message in messages))
+        finally:
+            self._stopped.set()
+
+    async def drain(self) -> None:
+        """Fetch nothing more; returns when what was fetched is dealt with, at most one fetch later."""
+        self._draining.set()
+        await self._stopped.wait()
+
+    async def _take(self, message: Msg) -> None:
+        try:
+            await self._accept(message)
+            await message.ack()
+            metrics.nats_processed.inc()
+        except (InvalidInput, PayloadTooLarge, Conflict) as error:
+            metrics.nats_failed.inc()
+            await self._bury(message, error)
+        except Unavailable as error:
+            metrics.nats_failed.inc()
+            log.warning("message_put_back", error=str(error))
+            await self._put_back(message)
+        except NatsError as error:  # not acked: it comes again, and is found to be here already
+            log.warning("ack_failed", error=type(error).__name__)
+
+    async def _accept(self, message: Msg) -> None:
+        if len(message.data) > self._max_body_bytes:
+            raise PayloadTooLarge(f"the message is larger than {self._max_body_bytes} bytes")
+        submission = job.from_event(strict_json.loads(message.data, "event"))
+        definition.parse(submission.definition, "data.agent_definition")
+        with tracing.span("accept job", submission.traceparent, job_id=submission.job_id) as traceparent:
+            receipt = await self._ledger.accept(submission, traceparent)
+        log.info(
+            "job_accepted", job_id=receipt.job_id, trace_id=submission.trace_id, new=receipt.is_new, via=message.subject
+        )
+
+    async def _bury(self, message: Msg, error: AgentExecutorError) -> None:
+        """Keep what can never be a job where an operator finds it, and tell whoever waits for the job it names."""
+        reason = _REASONS[type(error)]
+        log.warning("message_refused", reason=reason, error=str(error))
+        headers = {"Agent-Error": str(error)[:1000], "Agent-Subject": message.subject}
+        try:
+            await self._broker.js.publish(f"{DEAD_SUBJECT}{reason}", message.data, headers=_one_line(headers))
+            await self._announce(message.data, error)
+            await message.term()
+        except (NatsError, APIError, Unavailable, OSError, TimeoutError) as failure:
+            log.warning("message_put_back", error=type(failure).__name__)
+            await self._put_back(message)
+
+    async def _announce(self, data: bytes, error: AgentExecutorError) -> None:
+        if len(data) > self._max_body_bytes:
+            return
+        try:
+            event: Any = strict_json.loads(data)
+        except InvalidInput:
+            return
+        described = {"message": str(error), "type": type(error).__name__, "stack_trace": ""}
+        refused = job.refusal(event, described, datetime.now(UTC))
+        if refused is not None:
+            await self._ledger.announce_rejection(*refused)
+
+    async def _put_back(self, message: Msg) -> None:
+        try:
+            await message.nak(delay=_RETRY_S)
+        except (NatsError, OSError):
+            log.warning("nak_failed")
+        await asyncio.sleep(_RETRY_S)
+
+
+def _one_line(headers: dict[str, str]) -> dict[str, str]:
+    return {name: " ".join(value.split()) for name, value in headers.items()}

@@ -1,0 +1,252 @@
+"""A job: the CloudEvent that asks for it, its states, and the CloudEvent that announces its outcome.
+
+Owns the shapes at the edge (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md and its HTTP binding);
+knows nothing of where jobs are kept or how they run. The thread id of a job is its job id, everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from . import strict_json
+from .errors import Finding, InvalidInput
+
+EXECUTE = "dev.my-platform.agent.execute"
+OUTGOING_TYPE = "dev.my-platform.agent."
+OUTGOING_SOURCE = "agent-executor-service"
+STRUCTURED = "application/cloudevents+json"
+
+_OUTCOME_IDS = uuid.uuid5(uuid.NAMESPACE_DNS, "outcome.agent-executor-service")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Status(StrEnum):
+    """States of a job. `TRANSITIONS` says which may follow which."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
+TRANSITIONS: Mapping[Status, frozenset[Status]] = {
+    Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELLED}),
+    Status.RUNNING: frozenset({Status.QUEUED, Status.RUNNING, Status.INTERRUPTED, *TERMINAL}),
+    Status.INTERRUPTED: frozenset({Status.QUEUED, Status.CANCELLED}),
+    Status.COMPLETED: frozenset(),
+    Status.FAILED: frozenset({Status.QUEUED}),
+    Status.CANCELLED: frozenset(),
+}
+
+MAX_ID_CHARS = 256
+M = TypeVar("M", bound=BaseModel)
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_ID_CHARS)]
+Members = Annotated[dict[str, Any], Field(min_length=1)]
+
+
+class JobRequest(BaseModel):
+    """The `data` of an execute event."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    trace_id: Text
+    job_id: Text
+    agent_definition: Members
+    input_payload: Members
+
+
+class _Attributes(BaseModel):
+    """The CloudEvents context attributes this service looks at; extensions it does not know are ignored."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    specversion: str
+    type: str
+    source: Text
+    id: Text
+    subject: str | None = None
+    time: str | None = None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A valid request for a job, from whichever way in. `source` and `event_id` are None for plain JSON."""
+
+    job_id: str
+    trace_id: str
+    definition: dict[str, Any]
+    input: dict[str, Any]
+    source: str | None = None
+    event_id: str | None = None
+    traceparent: str | None = None
+
+    @property
+    def body_hash(self) -> bytes:
+        """sha256 of definition and input in canonical JSON; two requests with the same hash ask for the same run."""
+        body = {"agent_definition": self.definition, "input_payload": self.input}
+        return hashlib.sha256(strict_json.canonical(body)).digest()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `result` where it completed, `error` where it did not."""
+
+    status: Status
+    result: Any = None
+    error: dict[str, str] | None = None
+
+
+def from_event(event: Any) -> Submission:
+    """Validate a structured CloudEvent, whole.
+
+    Raises:
+        InvalidInput: naming every attribute and field that is wrong.
+    """
+    if not isinstance(event, dict):
+        raise InvalidInput("invalid CloudEvent", [Finding("event", "must be a JSON object")])
+    findings: list[Finding] = []
+    attributes = _validated(_Attributes, event, "", findings)
+    if attributes is not None:
+        findings += _fixed_attributes(attributes)
+    request = _validated(JobRequest, event.get("data"), "data", findings)
+    if findings or attributes is None or request is None:
+        raise InvalidInput("invalid CloudEvent", findings)
+    return Submission(
+        job_id=request.job_id,
+        trace_id=request.trace_id,
+        definition=request.agent_definition,
+        input=request.input_payload,
+        source=attributes.source,
+        event_id=attributes.id,
+        traceparent=attributes.traceparent,
+    )
+
+
+def from_http(content_type: str, headers: Mapping[str, str], body: Any) -> Submission:
+    """Validate a CloudEvent of the HTTP binding: structured, or binary (`ce-*` headers around the data).
+
+    Args:
+        content_type: the request's media type, without parameters.
+        headers: the request's headers, names in lower case.
+        body: the parsed JSON body.
+    """
+    if content_type == STRUCTURED:
+        return from_event(body)
+    if "ce-specversion" not in headers:
+        wanted = f"must be {STRUCTURED}, or the event's attributes must come as ce-* headers"
+        raise InvalidInput("invalid CloudEvent", [Finding("content-type", wanted)])
+    attributes = {name.removeprefix("ce-"): value for name, value in headers.items() if name.startswith("ce-")}
+    return from_event({**attributes, "data": body})
+
+
+def from_json(body: Any) -> Submission:
+    """Validate a plain JSON submission; `job_id` and `trace_id` are made when they are left out."""
+    if not isinstance(body, dict):
+        raise InvalidInput("invalid job", [Finding("body", "must be a JSON object")])
+    made = {"job_id": str(uuid.uuid4()), "trace_id": uuid.uuid4().hex}
+    findings: list[Finding] = []
+    request = _validated(JobRequest, made | body, "", findings)
+    if request is None:
+        raise InvalidInput("invalid job", findings)
+    return Submission(request.job_id, request.trace_id, request.agent_definition, request.input_payload)
+
+
+def outcome_id(job_id: str, fence: int) -> str:
+    """The CloudEvent id of one outcome of one job: the same however often it is published."""
+    return str(uuid.uuid5(_OUTCOME_IDS, f"{job_id}:{fence}"))
+
+
+def outcome_event(
+    job_id: str, event_id: str, outcome: Outcome, finished_at: datetime, traceparent: str | None
+) -> dict[str, Any]:
+    """The CloudEvent that announces `outcome`."""
+    event: dict[str, Any] = {
+        "specversion": "1.0",
+        "type": OUTGOING_TYPE + outcome_subject(outcome.status),
+        "source": OUTGOING_SOURCE,
+        "subject": job_id,
+        "id": event_id,
+        "time": finished_at.isoformat(),
+        "datacontenttype": "application/json",
+    }
+    if traceparent is not None:
+        event["traceparent"] = traceparent
+    if outcome.status is Status.COMPLETED:
+        event["data"] = {"job_id": job_id, "result": {"output": outcome.result, "status": "completed"}}
+    else:
+        event["data"] = {"job_id": job_id, "error": outcome.error}
+    return event
+
+
+def outcome_subject(status: Status) -> str:
+    """The last word of the outgoing type and NATS subject; a cancelled job announces a failure of type Cancelled."""
+    return "completed" if status is Status.COMPLETED else "failed"
+
+
+def refusal(event: Any, error: dict[str, str], refused_at: datetime) -> tuple[str, dict[str, Any]] | None:
+    """The failed CloudEvent for an event that cannot become a job, with the job id it names; None if it names none.
+
+    Its id is fixed for one event, so that a repeated delivery can be told.
+    """
+    data = event.get("data") if isinstance(event, dict) else None
+    job_id = data.get("job_id") if isinstance(data, dict) else None
+    if not isinstance(job_id, str) or not (job_id := job_id.strip()) or len(job_id) > MAX_ID_CHARS:
+        return None
+    event_id = str(uuid.uuid5(_OUTCOME_IDS, f"refused:{event.get('source')}:{event.get('id')}:{job_id}"))
+    traceparent = event.get("traceparent")
+    known = traceparent if isinstance(traceparent, str) and _TRACEPARENT.fullmatch(traceparent) else None
+    return job_id, outcome_event(job_id, event_id, Outcome(Status.FAILED, error=error), refused_at, known)
+
+
+def _fixed_attributes(attributes: _Attributes) -> list[Finding]:
+    findings = []
+    if attributes.specversion != "1.0":
+        findings.append(Finding("specversion", 'must be "1.0"'))
+    if attributes.type != EXECUTE:
+        findings.append(Finding("type", f"must be {EXECUTE}"))
+    if attributes.traceparent is not None and not _TRACEPARENT.fullmatch(attributes.traceparent):
+        findings.append(Finding("traceparent", "must be a W3C Trace Context traceparent"))
+    return findings
+
+
+def _validated(model: type[M], value: Any, prefix: str, findings: list[Finding]) -> M | None:
+    """`value` as `model`, or None with what is wrong added to `findings`."""
+    if not isinstance(value, dict):
+        findings.append(Finding(prefix or "body", "must be a JSON object"))
+        return None
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        findings += findings_of(error, prefix)
+        return None
+
+
+def findings_of(error: ValidationError, prefix: str = "") -> list[Finding]:
+    """pydantic's errors as findings, without the values they complain of."""
+    return [
+        Finding(_path(prefix, detail["loc"]), detail["msg"])
+        for detail in error.errors(include_input=False, include_url=False, include_context=False)
+    ]
+
+
+def _path(prefix: str, location: tuple[int | str, ...]) -> str:
+    path = prefix
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            path += f".{part}" if path else part
+    return path

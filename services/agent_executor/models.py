@@ -1,0 +1,100 @@
+"""Provider and model name -> chat model.
+
+Owns the list of providers. A provider's package is imported when a definition first names it (they cost seconds), and
+its key and address come from the environment or Vault, never from the definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from .definition import ModelChoice
+from .errors import InvalidInput, ModelUnavailable
+from .job import findings_of
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+Credentials = Mapping[str, str]
+CredentialSource = Callable[[str], Awaitable[Credentials]]
+"""provider -> {api_key, base_url}, either of which may be absent."""
+
+_RESERVED = frozenset({"api_key", "base_url"})
+
+
+def scripted(choice: ModelChoice, credentials: Credentials) -> BaseChatModel:
+    """The deterministic model of demos, tests and benchmarks; needs no key."""
+    from .scripted import ScriptedChatModel
+
+    return ScriptedChatModel(name=choice.model, **choice.options)
+
+
+def openai(choice: ModelChoice, credentials: Credentials) -> BaseChatModel:
+    """OpenAI and everything that speaks its chat completions."""
+    from langchain_openai import ChatOpenAI
+
+    return ChatOpenAI(
+        model=choice.model,
+        api_key=_key(choice, credentials),
+        base_url=credentials.get("base_url"),
+        stream_usage=True,
+        **_options(choice),
+    )
+
+
+def anthropic(choice: ModelChoice, credentials: Credentials) -> BaseChatModel:
+    """Anthropic's messages API."""
+    from langchain_anthropic import ChatAnthropic
+
+    options = _options(choice)
+    if "base_url" in credentials:
+        options["base_url"] = credentials["base_url"]
+    return ChatAnthropic(model=choice.model, api_key=_key(choice, credentials), **options)
+
+
+def ollama(choice: ModelChoice, credentials: Credentials) -> BaseChatModel:
+    """A local Ollama server; needs no key."""
+    from langchain_ollama import ChatOllama
+
+    return ChatOllama(model=choice.model, base_url=credentials.get("base_url"), **_options(choice))
+
+
+PROVIDERS: Mapping[str, Callable[[ModelChoice, Credentials], BaseChatModel]] = {
+    "anthropic": anthropic,
+    "ollama": ollama,
+    "openai": openai,
+    "scripted": scripted,
+}
+
+
+def create(choice: ModelChoice, credentials: Credentials) -> BaseChatModel:
+    """The chat model that `choice` names.
+
+    Raises:
+        ModelUnavailable: unknown provider, missing key, or options the provider's package refuses.
+    """
+    make = PROVIDERS.get(choice.provider)
+    if make is None:
+        known = ", ".join(sorted(PROVIDERS))
+        raise ModelUnavailable(f"unknown model provider {choice.provider!r}; known are {known}")
+    try:
+        return make(choice, credentials)
+    except ValidationError as error:
+        raise InvalidInput(f"invalid options for provider {choice.provider}", findings_of(error, "model")) from None
+
+
+def _key(choice: ModelChoice, credentials: Credentials) -> Any:
+    if "api_key" not in credentials:
+        name = f"{choice.provider.upper()}_API_KEY"
+        path = f"llm-providers/{choice.provider}"
+        raise ModelUnavailable(
+            f"no key for model provider {choice.provider}: set {name}, or api_key at {path} in Vault"
+        )
+    return credentials["api_key"]
+
+
+def _options(choice: ModelChoice) -> dict[str, Any]:
+    return {name: value for name, value in choice.options.items() if name not in _RESERVED}

@@ -1,0 +1,75 @@
+"""LISTEN: what other processes, or other tasks of this one, did to the ledger.
+
+Owns one connection of its own. Notifications make things fast, never right: whoever waits here also looks for itself
+every `POLL_S`, since a notification sent while the connection was down is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import structlog
+
+from .ledger import FINISHED_CHANNEL, QUEUED_CHANNEL
+
+POLL_S = 1.0
+_RECONNECT_S = 1.0
+
+log = structlog.get_logger()
+
+
+async def wait(event: asyncio.Event, timeout_s: float = POLL_S) -> None:
+    """Wait until `event` is set, at most `timeout_s`; clear it."""
+    try:
+        await asyncio.wait_for(event.wait(), timeout_s)
+    except TimeoutError:
+        return
+    finally:
+        event.clear()
+
+
+class Listener:
+    """`queued` is set when a job waits; `finished(job_id)` gives an event that is set when that job ends."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self.queued = asyncio.Event()
+        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+
+    @contextmanager
+    def finished(self, job_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set when `job_id` reaches its outcome; enter before you look at the row."""
+        event = asyncio.Event()
+        self._waiting[job_id].add(event)
+        try:
+            yield event
+        finally:
+            self._waiting[job_id].discard(event)
+            if not self._waiting[job_id]:
+                del self._waiting[job_id]
+
+    async def run(self) -> None:
+        """Listen until cancelled, reconnecting as often as it takes."""
+        while True:
+            try:
+                await self._listen()
+            except psycopg.Error as error:
+                log.warning("listen_failed", error=type(error).__name__)
+            self.queued.set()
+            await asyncio.sleep(_RECONNECT_S)
+
+    async def _listen(self) -> None:
+        async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True, connect_timeout=5) as connection:
+            await connection.execute(f"listen {QUEUED_CHANNEL}")
+            await connection.execute(f"listen {FINISHED_CHANNEL}")
+            self.queued.set()
+            async for notification in connection.notifies():
+                if notification.channel == QUEUED_CHANNEL:
+                    self.queued.set()
+                else:
+                    for event in self._waiting.get(notification.payload, ()):
+                        event.set()

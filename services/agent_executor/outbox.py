@@ -1,0 +1,99 @@
+"""Results on their way out: outbox rows -> NATS and K_SINK.
+
+Owns delivery, at least once and in order of recording: a row is marked published after the receiver confirmed it. What
+fails is tried again with growing pauses, by whichever process looks first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import psycopg
+import structlog
+from nats.errors import Error as NatsError
+from nats.js.errors import APIError
+from psycopg_pool import PoolTimeout
+
+from . import metrics, sql, strict_json
+from .broker import Broker
+from .job import STRUCTURED
+from .ledger import Pool
+from .notify import wait
+
+SQL = sql.load("outbox.sql")
+_BATCH = 100
+_TIMEOUT_S = 5.0
+
+Deliver = Callable[[str, str, dict[str, Any]], Awaitable[None]]
+"""(message id, subject, event): returns once the receiver has it, raises otherwise."""
+
+log = structlog.get_logger()
+
+
+class Outbox:
+    """Delivers the rows of one target. Set `due` to have it look at once."""
+
+    def __init__(self, pool: Pool, target: str, deliver: Deliver) -> None:
+        self._pool = pool
+        self._target = target
+        self._deliver = deliver
+        self.due = asyncio.Event()
+
+    async def run(self) -> None:
+        """Deliver until cancelled."""
+        while True:
+            try:
+                while await self.flush():
+                    pass
+            except (psycopg.Error, PoolTimeout) as error:
+                metrics.db_connection_errors.inc()
+                log.warning("outbox_unreadable", error=type(error).__name__)
+            await wait(self.due)
+
+    async def flush(self) -> int:
+        """Deliver one batch; returns how many rows were due and delivered."""
+        async with self._pool.connection() as connection, connection.transaction():
+            cursor = await connection.execute(SQL["due"], {"target": self._target, "limit": _BATCH})
+            rows = await cursor.fetchall()
+            if not rows:
+                return 0
+            delivered = await asyncio.gather(*(self._try(row) for row in rows))
+            done = [row["id"] for row, ok in zip(rows, delivered, strict=True) if ok]
+            failed = [row["id"] for row, ok in zip(rows, delivered, strict=True) if not ok]
+            await connection.execute(SQL["published"], {"ids": done})
+            await connection.execute(SQL["postpone"], {"ids": failed})
+            return len(done)
+
+    async def _try(self, row: Any) -> bool:
+        try:
+            await asyncio.wait_for(self._deliver(row["msg_id"], row["subject"], row["event"]), _TIMEOUT_S)
+        except (NatsError, APIError, httpx.HTTPError, OSError, TimeoutError) as error:
+            log.warning("delivery_failed", target=self._target, msg_id=row["msg_id"], error=type(error).__name__)
+            return False
+        return True
+
+
+def to_nats(broker: Broker) -> Deliver:
+    """Publish to JetStream, with `Nats-Msg-Id` so that a repeated delivery is dropped there."""
+
+    async def deliver(msg_id: str, subject: str, event: dict[str, Any]) -> None:
+        await broker.ready.wait()
+        headers = {"Nats-Msg-Id": msg_id, "Content-Type": STRUCTURED}
+        if "traceparent" in event:
+            headers["traceparent"] = event["traceparent"]
+        await broker.js.publish(subject, strict_json.dumps(event), headers=headers)
+
+    return deliver
+
+
+def to_sink(client: httpx.AsyncClient, url: str) -> Deliver:
+    """POST the structured CloudEvent to K_SINK; anything but 2xx is a failure."""
+
+    async def deliver(msg_id: str, subject: str, event: dict[str, Any]) -> None:
+        response = await client.post(url, content=strict_json.dumps(event), headers={"Content-Type": STRUCTURED})
+        response.raise_for_status()
+
+    return deliver

@@ -1,0 +1,75 @@
+"""One claimed job, from its first step to its outcome.
+
+Owns how a graph is started, resumed and read; knows nothing of queues. Everything it needs is given to it. A job with a
+checkpoint goes on from there with no new input; one whose graph had already ended runs no node.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+from . import checkpoints, definition, graph
+from .errors import AgentExecutorError
+from .events import RunEvents, error_object, to_json
+from .job import Outcome, Status
+from .ledger import Claim
+from .models import CredentialSource
+from .stream import Channel
+
+_MODES: Any = ["values", "messages", "custom"]
+
+
+class Runner:
+    """Runs jobs, any number at a time."""
+
+    def __init__(
+        self,
+        pool: checkpoints.Pool,
+        credentials_of: CredentialSource,
+        *,
+        max_steps: int,
+        error_detail: Literal["full", "message"] = "full",
+    ) -> None:
+        self._pool = pool
+        self._credentials_of = credentials_of
+        self._max_steps = max_steps
+        self._error_detail = error_detail
+
+    async def run(self, claim: Claim, channel: Channel) -> Outcome:
+        """Run the job to its end. What goes wrong in it is an outcome too; only cancellation comes out as exception."""
+        try:
+            return Outcome(Status.COMPLETED, result=await self._run(claim, channel))
+        except Exception as error:  # noqa: BLE001 - the job's boundary
+            return Outcome(Status.FAILED, error=self._describe(error))
+
+    async def _run(self, claim: Claim, channel: Channel) -> Any:
+        compiled = await graph.build(definition.parse(claim.definition), self._credentials_of)
+        bound = compiled.copy({"checkpointer": checkpoints.saver(self._pool)})
+        events = RunEvents(channel.emit)
+        config: Any = {
+            "configurable": {"thread_id": claim.job_id},
+            "recursion_limit": self._max_steps,
+            "callbacks": [events],
+        }
+        started = (await bound.aget_state(config)).created_at is not None
+        given: Any = None if started else claim.input
+        items: AsyncIterator[Any] = bound.astream(given, config, stream_mode=_MODES, subgraphs=True, durability="sync")
+        async for namespace, mode, payload in items:
+            events.on_item(namespace, mode, payload)
+        return output((await bound.aget_state(config)).values)
+
+    def _describe(self, error: Exception) -> dict[str, str]:
+        described = error_object(error)
+        if self._error_detail == "full" and not isinstance(error, AgentExecutorError):
+            described["stack_trace"] = "".join(traceback.format_exception(error))
+        else:
+            described["stack_trace"] = ""
+        return {key: to_json(value) for key, value in described.items()}
+
+
+def output(state: Any) -> Any:
+    """A finished graph's output: the last message's content, or the whole state where it holds no messages."""
+    messages = state.get("messages") if isinstance(state, dict) else None
+    return to_json(messages[-1].content if messages else state)

@@ -1,0 +1,171 @@
+"""The running service: every part made, started and stopped.
+
+Owns the order. Imported in a thread after `/health` answers, because everything heavy hangs below it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx
+import structlog
+
+from . import health, ledger, stream, tracing
+from .broker import Broker
+from .health import Phase
+from .intake import Intake
+from .notify import Listener
+from .outbox import Outbox, to_nats, to_sink
+from .runner import Runner
+from .settings import Settings, provider_environment
+from .vault import Credentials, Vault
+from .worker import Worker
+
+_FLUSH_S = 1.0
+_RESTART_S = 1.0
+
+log = structlog.get_logger()
+
+
+class Service:
+    """All parts of one process. `async with Service(settings)` runs it; `drain` comes before leaving."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.phase = Phase.STARTING
+        self.streams_end = asyncio.Event()
+        self._resources = AsyncExitStack()
+        dsn = settings.dsn()
+        self.pool = ledger.pool(dsn, settings.postgres_pool_size)
+        self.ledger = ledger.Ledger(self.pool, sink=settings.k_sink is not None)
+        self.listener = Listener(dsn)
+        redis_url = settings.redis_url.get_secret_value()
+        self._redis = stream.connect(redis_url)
+        self.events = stream.connect(redis_url, timeout_s=10, connections=1000)
+        self._publisher = stream.Publisher(self._redis)
+        self._broker = Broker(
+            settings.nats_url.get_secret_value(),
+            stream=settings.nats_stream_name,
+            consumer=settings.nats_consumer_group,
+        )
+        self._vault = _vault(settings)
+        self._http = httpx.AsyncClient(timeout=5)
+        self._outboxes = [Outbox(self.pool, "nats", to_nats(self._broker))]
+        if settings.k_sink is not None:
+            self._outboxes.append(Outbox(self.pool, "sink", to_sink(self._http, settings.k_sink)))
+        self._intake = Intake(self._broker, self.ledger, max_body_bytes=settings.max_body_bytes)
+        self._worker = Worker(
+            self.ledger,
+            self._runner(),
+            self._publisher,
+            queued=self.listener.queued,
+            on_finished=self._look_at_outbox,
+            slots=settings.max_concurrent_jobs,
+            lease_s=settings.lease_s,
+        )
+
+    async def __aenter__(self) -> Service:
+        """Open in order: database, then the ways out, then the worker, then the ways in."""
+        opened = self._resources
+        opened.callback(tracing.shutdown)
+        opened.push_async_callback(self.pool.close, timeout=2)
+        await self.pool.open()
+        opened.push_async_callback(self._redis.aclose)
+        opened.push_async_callback(self.events.aclose)
+        opened.push_async_callback(self._http.aclose)
+        opened.push_async_callback(self._broker.close)
+        for run in (self.listener.run, self._publisher.run, self._broker.run, *(box.run for box in self._outboxes)):
+            self._keep(run)
+        self._keep(self._worker.run)
+        self._keep(self._intake.run)
+        self.phase = Phase.SERVING
+        log.info("serving", worker=self._worker.name)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        """Close in reverse: ways in, worker, ways out, database."""
+        await self._resources.aclose()
+
+    async def drain(self) -> None:
+        """Take in nothing more, finish or give back what runs, deliver what is ready, then let event streams end."""
+        self.phase = Phase.DRAINING
+        log.info("draining", grace_s=self.settings.shutdown_grace_s)
+        await asyncio.gather(self._intake.drain(), self._worker.drain(self.settings.shutdown_grace_s))
+        await self._publisher.flush(_FLUSH_S)
+        await asyncio.wait([asyncio.create_task(_deliver(box)) for box in self._outboxes], timeout=_FLUSH_S)
+        self.streams_end.set()
+        log.info("drained")
+
+    async def services(self) -> dict[str, bool]:
+        """Which services answer now, each really asked."""
+        return await health.ask(
+            {
+                "postgres": self.ledger.ping,
+                "dragonfly": self._ping_redis,
+                "nats": self._ping_nats,
+                "vault": self._ping_vault,
+            }
+        )
+
+    def _runner(self) -> Runner:
+        credentials = Credentials(provider_environment(os.environ), self._vault)
+        return Runner(
+            self.pool,
+            credentials.of,
+            max_steps=self.settings.max_steps,
+            error_detail=self.settings.error_detail,
+        )
+
+    def _look_at_outbox(self) -> None:
+        for box in self._outboxes:
+            box.due.set()
+
+    async def _ping_redis(self) -> bool:
+        return bool(await self._redis.ping())
+
+    async def _ping_nats(self) -> bool:
+        if not self._broker.connected:
+            return False
+        await self._broker.client.flush(timeout=1)
+        return True
+
+    async def _ping_vault(self) -> bool:
+        return self._vault is not None and await self._vault.healthy()
+
+    def _keep(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a part for as long as the service is open, whatever happens to it."""
+        task = asyncio.create_task(_kept(run), name=run.__qualname__)
+        self._resources.push_async_callback(_cancelled, task)
+
+
+def _vault(settings: Settings) -> Vault | None:
+    if settings.vault_addr is None:
+        return None
+    token = settings.vault_token.get_secret_value() if settings.vault_token else None
+    return Vault(settings.vault_addr, token, mount=settings.vault_mount, path=settings.vault_path)
+
+
+async def _kept(run: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await run()
+            return
+        except Exception:
+            log.exception("part_failed", part=run.__qualname__)
+            await asyncio.sleep(_RESTART_S)
+
+
+async def _cancelled(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def _deliver(box: Outbox) -> None:
+    try:
+        await box.flush()
+    except Exception as error:  # noqa: BLE001 - it stays in the outbox, and the next process delivers it
+        log.warning("outbox_left", error=type(error).__name__)

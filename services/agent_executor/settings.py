@@ -1,0 +1,105 @@
+"""The environment, read once, frozen.
+
+Every variable the service knows, with its default: docs/settings.md is checked against this module. Only `app` and
+`__main__` read settings; everybody else is given plain values. `migrate` reads its own few variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .errors import AgentExecutorError, Finding
+from .job import findings_of
+
+
+class Settings(BaseSettings):
+    """One field per environment variable (its name in capitals); the description is its line in the docs."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    postgres_host: str = Field(description="PostgreSQL server")
+    postgres_port: int = Field(5432, description="its port")
+    postgres_db: str = Field("langgraph_dev", description="database")
+    postgres_user: str = Field("postgres", description="role")
+    postgres_password: SecretStr = Field(description="its password")
+    postgres_pool_size: Annotated[int, Field(ge=2)] = Field(16, description="connections of one process at most")
+    redis_url: SecretStr = Field(description="Redis or Dragonfly for events, `redis://[:password@]host:port/db`")
+    nats_url: SecretStr = Field(
+        description="NATS with JetStream, `nats://[user:password@]host:port`, several with commas"
+    )
+    nats_stream_name: str = Field("AGENT_EXECUTION", description="stream that jobs arrive on")
+    nats_consumer_group: str = Field("agent-executor-workers", description="durable consumer that all workers share")
+    k_sink: str | None = Field(
+        None, description="URL that results are POSTed to as well (set by a Knative SinkBinding)"
+    )
+
+    vault_addr: str | None = Field(None, description="Vault, asked for model keys")
+    vault_token: SecretStr | None = Field(None, description="token for Vault")
+    vault_mount: str = Field("secret", description="mount point of the KV v2 engine")
+    vault_path: str = Field("agent-executor", description="path of the service's secrets below the mount")
+
+    max_concurrent_jobs: Annotated[int, Field(ge=1)] = Field(8, description="jobs one process runs at a time")
+    max_steps: Annotated[int, Field(ge=1)] = Field(100, description="graph steps of one job at most")
+    max_body_bytes: Annotated[int, Field(ge=1024)] = Field(8 * 2**20, description="largest request body")
+    shutdown_grace_s: Annotated[float, Field(ge=0)] = Field(
+        25, description="seconds that running jobs get to finish after SIGTERM; the rest is resumed elsewhere"
+    )
+    lease_s: Annotated[float, Field(ge=3)] = Field(
+        30, description="seconds after which a silent worker's jobs are taken over"
+    )
+    error_detail: Literal["full", "message"] = Field("full", description="`message` leaves stack traces out of errors")
+
+    log_level: str = Field("info", description="debug, info, warning, error")
+    otel_exporter_otlp_endpoint: str | None = Field(None, description="OTLP collector; tracing is off without it")
+
+    def dsn(self) -> str:
+        """libpq connection string to the service's schema."""
+        from psycopg.conninfo import make_conninfo
+
+        return make_conninfo(
+            host=self.postgres_host,
+            port=self.postgres_port,
+            dbname=self.postgres_db,
+            user=self.postgres_user,
+            password=self.postgres_password.get_secret_value(),
+            options="-c search_path=agent_executor",
+            application_name="agent-executor",
+        )
+
+
+class SettingsError(AgentExecutorError):
+    """The environment is incomplete or wrong; the message names every variable concerned."""
+
+
+def load() -> Settings:
+    """Read the environment.
+
+    Raises:
+        SettingsError: naming every missing or bad variable at once, without their values.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        findings = [Finding(finding.field.upper(), finding.message) for finding in findings_of(error)]
+        missing = ", ".join(finding.field for finding in findings if finding.message == "Field required")
+        wrong = "; ".join(str(finding) for finding in findings if finding.message != "Field required")
+        parts = [f"missing environment variables: {missing}"] if missing else []
+        parts += [f"bad environment variables: {wrong}"] if wrong else []
+        raise SettingsError("; ".join(parts), findings) from None
+
+
+def provider_environment(environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Model keys and addresses set in the environment: `{provider: {api_key, base_url}}`.
+
+    `<PROVIDER>_API_KEY` and `<PROVIDER>_BASE_URL`, e.g. OPENAI_API_KEY; an explicit variable wins over Vault.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for name, value in environment.items():
+        for suffix in ("_API_KEY", "_BASE_URL"):
+            if name.endswith(suffix) and value:
+                found.setdefault(name.removesuffix(suffix).lower(), {})[suffix[1:].lower()] = value
+    return found

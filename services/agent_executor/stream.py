@@ -1,0 +1,173 @@
+"""Events of running jobs, to Redis and back.
+
+Owns the pub/sub channel `langgraph:stream:{thread_id}` and the Redis Stream `langgraph:events:{thread_id}`. Best
+effort: Redis being away never fails a job. An event's id is `<fence>-<number>`, so ids grow over takeovers without a
+clock, a batch sent twice is stored once, and Redis itself refuses what a worker that lost its job still sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from . import metrics, strict_json
+
+KEPT_S = 24 * 3600
+KEPT_EVENTS = 100_000
+_BATCH = 200
+_BUFFERED_EVENTS = 20_000
+_PAUSE_S = 1.0
+_TIMEOUT_S = 0.5
+_FAILURES = (RedisError, OSError, TimeoutError)
+
+log = structlog.get_logger()
+
+
+def connect(url: str, *, timeout_s: float = _TIMEOUT_S, connections: int = 100) -> Redis:
+    """A client with short timeouts that retries nothing by itself: the publisher's pause does that for all jobs."""
+    return Redis.from_url(
+        url, socket_timeout=timeout_s, socket_connect_timeout=_TIMEOUT_S, retry=None, max_connections=connections
+    )
+
+
+def channel(thread_id: str) -> str:
+    """Name of the pub/sub channel."""
+    return f"langgraph:stream:{thread_id}"
+
+
+def key(thread_id: str) -> str:
+    """Name of the Redis Stream."""
+    return f"langgraph:events:{thread_id}"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event as readers get it: `id` in its stream, its type, and the JSON published."""
+
+    id: str
+    event_type: str
+    body: bytes
+
+
+class Publisher:
+    """Sends events of all jobs of this process, in order, in batches: one pipeline is in flight at a time.
+
+    While Redis is away events are kept, up to a bound, and sent when it is back; what does not fit is dropped oldest
+    first and counted.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._buffer: deque[tuple[str, Event]] = deque()
+        self._more = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def channel(self, thread_id: str, fence: int, trace_id: str) -> Channel:
+        """The events of one claimed job."""
+        return Channel(self, thread_id, fence, trace_id)
+
+    def put(self, thread_id: str, event: Event) -> None:
+        """Queue an event; never blocks."""
+        if len(self._buffer) >= _BUFFERED_EVENTS:
+            self._buffer.popleft()
+            metrics.redis_publish_errors.inc()
+        self._buffer.append((thread_id, event))
+        self._idle.clear()
+        self._more.set()
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        while True:
+            await self._more.wait()
+            batch = [self._buffer[index] for index in range(min(_BATCH, len(self._buffer)))]
+            try:
+                await self._send(batch)
+            except _FAILURES as error:
+                metrics.redis_publish_errors.inc(len(batch))
+                log.warning("events_delayed", error=type(error).__name__, waiting=len(self._buffer))
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            for sent in batch:
+                if self._buffer and self._buffer[0] is sent:
+                    self._buffer.popleft()
+            if not self._buffer:
+                self._more.clear()
+                self._idle.set()
+
+    async def flush(self, timeout_s: float) -> None:
+        """Wait until everything queued was sent, at most `timeout_s`."""
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            log.warning("events_lost", waiting=len(self._buffer))
+
+    async def _send(self, batch: list[tuple[str, Event]]) -> None:
+        pipeline = self._redis.pipeline(transaction=False)
+        for thread_id, event in batch:
+            fields: Any = {"type": event.event_type, "event": event.body}
+            pipeline.xadd(key(thread_id), fields, id=event.id, maxlen=KEPT_EVENTS, approximate=True)
+            pipeline.publish(channel(thread_id), event.body)
+        for thread_id in {thread_id for thread_id, _ in batch}:
+            pipeline.expire(key(thread_id), KEPT_S)
+        replies = await pipeline.execute(raise_on_error=False)
+        for (_, event), stored in zip(batch, replies[::2], strict=False):
+            if isinstance(stored, ResponseError) and "equal or smaller" in str(stored):
+                continue  # sent before, or by a worker that no longer owns the job
+            if isinstance(stored, Exception):
+                raise stored
+            metrics.redis_publish.labels(event.event_type).inc()
+
+
+class Channel:
+    """Where one run's events go. `emit` never waits and never fails."""
+
+    def __init__(self, publisher: Publisher, thread_id: str, fence: int, trace_id: str) -> None:
+        self._publisher = publisher
+        self._thread_id = thread_id
+        self._fence = fence
+        self._trace_id = trace_id
+        self._number = 0
+
+    def emit(self, event_type: str, data: Any) -> None:
+        """Send `{"event_type", "data", "id", "time", "trace_id"}`; `data` must be JSON."""
+        self._number += 1
+        event_id = f"{self._fence}-{self._number}"
+        body = {
+            "event_type": event_type,
+            "data": data,
+            "id": event_id,
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "trace_id": self._trace_id,
+        }
+        self._publisher.put(self._thread_id, Event(event_id, event_type, strict_json.dumps(body)))
+
+
+async def read(redis: Redis, thread_id: str, after: str, block_ms: int) -> list[Event]:
+    """The next events after id `after` ("0" for all), waiting up to `block_ms` for the first.
+
+    Raises:
+        RedisError, OSError, TimeoutError: Redis is away.
+    """
+    replies: Any = await redis.xread({key(thread_id): after}, count=100, block=block_ms)
+    if not replies:
+        return []
+    streams = replies.values() if isinstance(replies, dict) else [entries for _, entries in replies]
+    found: list[Event] = []
+    for entries in streams:
+        for event_id, fields in entries[0] if entries and isinstance(entries[0], list) else entries:
+            found.append(Event(event_id.decode(), fields[b"type"].decode(), fields[b"event"]))
+    return found
+
+
+async def first_id(redis: Redis, thread_id: str) -> str | None:
+    """The id of the oldest event that is still there."""
+    entries: Any = await redis.xrange(key(thread_id), count=1)
+    return entries[0][0].decode() if entries else None

@@ -1,0 +1,37 @@
+"""Threads for work that may block: tools, hvac, imports.
+
+Owns one decision: threads are daemons and one is started per call, so that a tool that never returns can neither starve
+the others nor hold up the end of the process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class DaemonThreads(ThreadPoolExecutor):
+    """An executor for `loop.set_default_executor`, which accepts nothing but a ThreadPoolExecutor."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run `fn` in a thread of its own."""
+        future: Future[T] = Future()
+        threading.Thread(target=_run, args=(future, fn, args, kwargs), daemon=True, name=f"work {fn!r:.60}").start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Nothing to wait for: what still runs ends with the process."""
+
+
+def _run(future: Future[Any], fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(fn(*args, **kwargs))
+    except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+        future.set_exception(error)

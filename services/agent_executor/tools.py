@@ -1,0 +1,58 @@
+"""Tool scripts of a definition -> langchain tools.
+
+Scripts run inside this process, with its rights: only definitions from people you trust may be submitted. What this
+module does keep apart is the event loop: whatever a tool does, it blocks a thread of its own, never the service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+from langchain_core.tools import BaseTool, StructuredTool
+
+from .definition import ToolDefinition
+from .errors import ToolScriptError
+
+
+def load(definitions: Sequence[ToolDefinition]) -> dict[str, BaseTool]:
+    """Run each script once and return its tool, by name.
+
+    Raises:
+        ToolScriptError: a script fails, or makes no tool of the promised name; the message names the tool.
+    """
+    return {definition.name: _load(definition) for definition in definitions}
+
+
+def _load(definition: ToolDefinition) -> BaseTool:
+    namespace: dict[str, Any] = {"__name__": f"tool_script_{definition.name}"}
+    try:
+        exec(compile(definition.runtime.script, f"<tool {definition.name}>", "exec"), namespace)  # noqa: S102
+    except Exception as error:
+        raise ToolScriptError(
+            f"the script of tool {definition.name!r} fails: {type(error).__name__}: {error}"
+        ) from error
+    made = {value.name: value for value in namespace.values() if isinstance(value, BaseTool)}
+    if definition.name not in made:
+        names = ", ".join(sorted(made)) or "none"
+        raise ToolScriptError(f"the script of tool {definition.name!r} makes no tool of that name; it makes: {names}")
+    return _off_the_loop(made[definition.name])
+
+
+def _off_the_loop(tool: BaseTool) -> BaseTool:
+    """An async tool may block like any other: give its coroutine a loop in the thread that sync tools run in."""
+    if not isinstance(tool, StructuredTool) or tool.coroutine is None:
+        return tool
+    coroutine = tool.coroutine
+
+    @functools.wraps(coroutine)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return asyncio.run(_awaited(coroutine(*args, **kwargs)))
+
+    return tool.model_copy(update={"func": run, "coroutine": None})
+
+
+async def _awaited(result: Awaitable[Any]) -> Any:
+    return await result
