@@ -1,8 +1,8 @@
 """`nox -s run`: the service with hot reload, on embedded servers.
 
 Owns what a developer's machine needs and production has otherwise: servers, a migrated database, a reloader. The
-servers live here, outside the reloader, so that a reload finds them, and the jobs in them, as they were. Their data is kept in
-.stack/. A server that the environment or .env names is used instead of the embedded one.
+servers live here, outside the reloader, so that a reload finds them, and the jobs in them, as they were. Their data
+is kept in .stack/. A server that the environment or .env names is used instead of the embedded one.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def addresses(stack: Stack) -> dict[str, str]:
 
 @contextlib.contextmanager
 def service(environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """uvicorn with its reloader, in a session of its own: Ctrl-C in a terminal reaches us, and we ask it to stop once."""
+    """uvicorn with its reloader, in a session of its own: Ctrl-C in a terminal reaches only us."""
     watched = sys.platform != "linux"  # elsewhere launch.py leaves a watcher that holds this pipe from us
     launch = [sys.executable, "-I", "-S", LAUNCH, os.getpid(), signal.SIGTERM.value, OWN_UID, int(watched)]
     uvicorn = [

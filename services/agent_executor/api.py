@@ -218,7 +218,7 @@ async def _accept_and_wait(service: Service, submission: Submission, wait_s: flo
             if event is not None:
                 return Response(strict_json.dumps(event), media_type=job.STRUCTURED)
             left = deadline - asyncio.get_running_loop().time()
-            if left <= 0 or service.streams_end.is_set():
+            if left <= 0 or service.streams.ended.is_set():
                 return _accepted(receipt)
             await wait(finished, min(left, 1.0))
 

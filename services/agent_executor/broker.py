@@ -7,6 +7,7 @@ corrected where JetStream allows it: a durable that exists keeps its old setting
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import nats
@@ -68,13 +69,12 @@ class Broker:
                 await asyncio.sleep(_RETRY_S)
 
     async def close(self) -> None:
-        """Send what is buffered, then close."""
+        """Send what is buffered (acks, above all), then close. Not `drain`: it waits for pulls nobody answers."""
         if self._client is None or self._client.is_closed:
             return
-        try:
-            await asyncio.wait_for(self._client.drain(), 2)
-        except (NatsError, OSError, TimeoutError):
-            await self._client.close()
+        with suppress(NatsError, OSError, TimeoutError):
+            await self._client.flush(timeout=1)
+        await self._client.close()
 
     async def _connect(self) -> Client:
         async def on_event(name: str, error: Exception | None = None) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
@@ -21,9 +22,40 @@ if TYPE_CHECKING:
     from .service import Service
 
 _BLOCK_MS = 1000
+_END_S = 1.0
 _EVENT_ID = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
 _REDIS_AWAY = (RedisError, OSError, TimeoutError)
 BEGINNING = "0-0"
+
+
+class Streams:
+    """The open streams of a process, so that it can end them before it goes."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+        self._none_open = asyncio.Event()
+        self._none_open.set()
+        self._open = 0
+
+    @contextmanager
+    def one(self) -> Iterator[asyncio.Task[Any]]:
+        """Count a stream as open; yields a task that is done when it has to end."""
+        self._open += 1
+        self._none_open.clear()
+        going_down = asyncio.create_task(self.ended.wait())
+        try:
+            yield going_down
+        finally:
+            going_down.cancel()
+            self._open -= 1
+            if not self._open:
+                self._none_open.set()
+
+    async def end(self) -> None:
+        """Tell all streams to end, and wait until they have, at most `_END_S`."""
+        self.ended.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._none_open.wait(), _END_S)
 
 
 def first_position(last_event_id: str | None) -> str:
@@ -40,12 +72,25 @@ async def follow(service: Service, job_id: str, position: str) -> AsyncIterator[
 
     A reader that is cut off comes back with the last id it saw, here or at another process.
     """
+    with service.streams.one() as going_down:
+        async for event in _follow(service, job_id, position, going_down):
+            yield event
+
+
+async def _follow(
+    service: Service, job_id: str, position: str, going_down: asyncio.Task[Any]
+) -> AsyncIterator[ServerSentEvent]:
     warned = False
     if await _missing(service, job_id, position):
         warned = True
         yield _warning(job_id)
-    while not service.streams_end.is_set():
-        events = await _next(service, job_id, position)
+    while not going_down.done():
+        reading = asyncio.create_task(_next(service, job_id, position))
+        await asyncio.wait((reading, going_down), return_when=asyncio.FIRST_COMPLETED)
+        if not reading.done():
+            reading.cancel()
+            return
+        events = reading.result()
         for event in events or ():
             position = event.id
             yield ServerSentEvent(data=event.body.decode(), event=event.event_type, id=event.id)

@@ -39,6 +39,14 @@ def message_object(message: BaseMessage) -> dict[str, Any]:
     return {"role": _ROLES.get(message.type, message.type), "content": message.content} | shown
 
 
+def content(message: BaseMessage) -> Any:
+    """A message's content: a string where it is nothing but text, also where the provider sent it in blocks."""
+    blocks = message.content
+    if isinstance(blocks, list) and all(isinstance(block, dict) and block.get("type") == "text" for block in blocks):
+        return "".join(str(block.get("text", "")) for block in blocks if isinstance(block, dict))
+    return blocks
+
+
 def error_object(error: BaseException) -> dict[str, str]:
     """`message` and `type` of an exception; the message is never blank."""
     return {"message": str(error).strip() or f"{type(error).__name__} without a message", "type": type(error).__name__}
@@ -70,7 +78,7 @@ class RunEvents(AsyncCallbackHandler):
             "message_id": message.id,
             "node": metadata.get("langgraph_node"),
             "path": self._path(metadata),
-            "content": message.content,
+            "content": content(message),
         }
         if message.tool_call_chunks:
             data["tool_call_chunks"] = message.tool_call_chunks

@@ -1,7 +1,8 @@
 """JetStream -> ledger.
 
 Owns what happens to a message: acked once its job is committed; kept in AGENT_DEAD and terminated when it can never be
-one; put back when the database is away. A fetch is short, so that a restarted server is noticed within seconds.
+one; put back when the database is away. A fetch is short, so that a restarted server is noticed, and an idle process is
+drained, within a second.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .broker import DEAD_SUBJECT, Broker
 from .errors import AgentExecutorError, Conflict, InvalidInput, PayloadTooLarge, Unavailable
 from .ledger import Ledger
 
-_FETCH_S = 2.0
+_FETCH_S = 0.5
 _BATCH = 32
 _RETRY_S = 1.0
 _REASONS: Mapping[type[AgentExecutorError], str] = {
@@ -64,7 +65,8 @@ class Intake:
     async def drain(self) -> None:
         """Fetch nothing more; returns when what was fetched is dealt with, at most one fetch later."""
         self._draining.set()
-        await self._stopped.wait()
+        if self._broker.ready.is_set():
+            await self._stopped.wait()
 
     async def _take(self, message: Msg) -> None:
         try:

@@ -64,7 +64,7 @@ def pool(dsn: str, max_size: int) -> Pool:
         kwargs={"autocommit": True, "row_factory": dict_row, "prepare_threshold": 0, "connect_timeout": 5},
         connection_class=AsyncConnection[DictRow],
         check=AsyncConnectionPool.check_connection,
-        timeout=10,
+        timeout=5,
         name="agent-executor",
     )
 

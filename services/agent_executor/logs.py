@@ -11,8 +11,8 @@ from typing import Any
 
 import structlog
 
-# Chatty at info, and they would show addresses of requests to model providers.
-_QUIET = ("httpx", "httpcore", "hvac", "urllib3")
+# Their lines below warning hold request addresses, or whole events with what the caller sent.
+_QUIET = ("httpcore", "httpx", "hvac", "sse_starlette", "urllib3")
 
 
 def configure(level: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from . import checkpoints, definition, graph
 from .errors import AgentExecutorError
-from .events import RunEvents, error_object, to_json
+from .events import RunEvents, content, error_object, to_json
 from .job import Outcome, Status
 from .ledger import Claim
 from .models import CredentialSource
@@ -72,4 +72,4 @@ class Runner:
 def output(state: Any) -> Any:
     """A finished graph's output: the last message's content, or the whole state where it holds no messages."""
     messages = state.get("messages") if isinstance(state, dict) else None
-    return to_json(messages[-1].content if messages else state)
+    return to_json(content(messages[-1]) if messages else state)

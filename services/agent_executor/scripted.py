@@ -103,9 +103,7 @@ class ScriptedChatModel(BaseChatModel):
             {"name": call["name"], "args": json.dumps(call["args"]), "id": call["id"], "index": index}
             for index, call in enumerate(self._tool_calls(reply, position))
         ]
-        yield ChatGenerationChunk(
-            message=AIMessageChunk(content="", tool_call_chunks=calls, chunk_position="last")
-        )
+        yield ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=calls, chunk_position="last"))
 
     def _next(self, messages: Sequence[BaseMessage]) -> tuple[int, Reply]:
         position = sum(isinstance(message, AIMessage) for message in messages)

@@ -16,6 +16,7 @@ import structlog
 
 from . import health, ledger, stream, tracing
 from .broker import Broker
+from .event_stream import Streams
 from .health import Phase
 from .intake import Intake
 from .notify import Listener
@@ -37,7 +38,7 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.phase = Phase.STARTING
-        self.streams_end = asyncio.Event()
+        self.streams = Streams()
         self._resources = AsyncExitStack()
         dsn = settings.dsn()
         self.pool = ledger.pool(dsn, settings.postgres_pool_size)
@@ -97,7 +98,7 @@ class Service:
         await asyncio.gather(self._intake.drain(), self._worker.drain(self.settings.shutdown_grace_s))
         await self._publisher.flush(_FLUSH_S)
         await asyncio.wait([asyncio.create_task(_deliver(box)) for box in self._outboxes], timeout=_FLUSH_S)
-        self.streams_end.set()
+        await self.streams.end()
         log.info("drained")
 
     async def services(self) -> dict[str, bool]:

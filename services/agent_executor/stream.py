@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from . import metrics, strict_json
 
@@ -33,7 +34,12 @@ log = structlog.get_logger()
 def connect(url: str, *, timeout_s: float = _TIMEOUT_S, connections: int = 100) -> Redis:
     """A client with short timeouts that retries nothing by itself: the publisher's pause does that for all jobs."""
     return Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=_TIMEOUT_S, retry=None, max_connections=connections
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=_TIMEOUT_S,
+        retry=None,
+        max_connections=connections,
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),  # a question only Redis Cloud answers
     )
 
 

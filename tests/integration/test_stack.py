@@ -382,6 +382,6 @@ def test_the_command_ends_with_its_standard_input(tmp_path: Path) -> None:
         assert stack.stdout
         lines = [stack.stdout.readline().split()[0] for _ in KINDS]
         assert lines == list(KINDS)
-        stack.communicate()
+        stack.communicate(timeout=5)
     assert stack.returncode == 0
     assert processes_in(tmp_path) == []

@@ -17,7 +17,8 @@ try:
     with start(arguments.data, standard_ports=arguments.standard_ports, durable=True) as stack:
         for server in stack.servers.values():
             print(server.name, server.url, flush=True)
-        sys.stdin.read()
+        while sys.stdin.buffer.read(4096):
+            pass
 except KeyboardInterrupt:
     pass
 except ServerError as error:

@@ -37,7 +37,7 @@ class Process:
     that only fork, and never exec, inherit this pipe and keep the watcher waiting until they end as well.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         command: Sequence[str | Path],
         *,

@@ -37,7 +37,7 @@ class Server(ABC):
     stop_steps: ClassVar[Sequence[tuple[Signals, float]]] = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
     orphan_signal: ClassVar[Signals] = signal.SIGKILL
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         data: Path,
         *,

@@ -1,0 +1,102 @@
+"""models: provider and name -> chat model; keys and addresses come from the operator only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_anthropic import ChatAnthropic
+from langchain_ollama import ChatOllama
+from langchain_openai import ChatOpenAI
+
+from agent_executor import models
+from agent_executor.definition import ModelChoice
+from agent_executor.errors import InvalidInput, ModelUnavailable
+from agent_executor.scripted import ScriptedChatModel
+
+CREDENTIALS = {"api_key": "operators-key", "base_url": "http://operator.example"}
+CANARY = "canary-4711"
+
+
+def choice(provider: str, **options: Any) -> ModelChoice:
+    return ModelChoice.model_validate({"provider": provider, "model": "some-model", **options})
+
+
+def test_the_scripted_model_needs_no_key() -> None:
+    model = models.create(choice("scripted", replies=[{"text": "hello"}]), {})
+    assert isinstance(model, ScriptedChatModel)
+    assert model.replies[0].text == "hello"
+
+
+def test_openai() -> None:
+    model = models.create(choice("openai", temperature=0.5), CREDENTIALS)
+    assert isinstance(model, ChatOpenAI)
+    assert (model.model_name, model.temperature) == ("some-model", 0.5)
+    assert model.openai_api_base == "http://operator.example"
+    assert model.openai_api_key.get_secret_value() == "operators-key"  # type: ignore[union-attr]
+
+
+def test_anthropic() -> None:
+    model = models.create(choice("anthropic", max_tokens=100), CREDENTIALS)
+    assert isinstance(model, ChatAnthropic)
+    assert (model.model, model.max_tokens) == ("some-model", 100)
+    assert model.anthropic_api_url == "http://operator.example"
+    assert model.anthropic_api_key.get_secret_value() == "operators-key"
+
+
+def test_ollama_needs_no_key() -> None:
+    model = models.create(choice("ollama"), {"base_url": "http://operator.example"})
+    assert isinstance(model, ChatOllama)
+    assert (model.model, model.base_url) == ("some-model", "http://operator.example")
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_a_missing_key_says_where_it_may_be_put(provider: str) -> None:
+    with pytest.raises(ModelUnavailable) as raised:
+        models.create(choice(provider, api_key=CANARY), {})
+    message = str(raised.value)
+    assert f"{provider.upper()}_API_KEY" in message
+    assert f"llm-providers/{provider}" in message
+    assert CANARY not in message
+
+
+def test_an_unknown_provider_is_told_which_are_known() -> None:
+    with pytest.raises(ModelUnavailable, match="known are anthropic, ollama, openai, scripted"):
+        models.create(choice("nobody"), {})
+
+
+@pytest.mark.parametrize(
+    "option", ["api_key", "base_url", "openai_api_key", "openai_api_base", "anthropic_api_key", "anthropic_api_url"]
+)
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_a_definition_can_send_the_operators_key_nowhere_else(provider: str, option: str) -> None:
+    """Every name that the providers' packages know for key or address."""
+    model = models.create(choice(provider, **{option: "http://canary.example"}), CREDENTIALS)
+    if isinstance(model, ChatOpenAI):
+        found = (model.openai_api_base, model.openai_api_key.get_secret_value())  # type: ignore[union-attr]
+    else:
+        assert isinstance(model, ChatAnthropic)
+        found = (model.anthropic_api_url, model.anthropic_api_key.get_secret_value())
+    assert found == ("http://operator.example", "operators-key")
+
+
+@pytest.mark.parametrize("option", ["openai_proxy", "anthropic_proxy"])
+def test_a_definition_names_no_proxy(option: str) -> None:
+    provider = option.partition("_")[0]
+    model = models.create(choice(provider, **{option: "http://canary.example"}), CREDENTIALS)
+    assert getattr(model, option) is None
+
+
+def test_bad_options_are_named_and_not_repeated() -> None:
+    with pytest.raises(InvalidInput) as raised:
+        models.create(choice("scripted", replies=[{"text": [CANARY]}, {"delay_ms": -1}]), {})
+    assert [finding.field for finding in raised.value.findings] == ["model.replies[0].text", "model.replies[1].delay_ms"]
+    assert CANARY not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("provider", "options"),
+    [("openai", {"stream_usage": False}), ("scripted", {"name": "other", "replies": [{"text": "x"}]})],
+)
+def test_an_option_that_we_set_ourselves_is_no_surprise(provider: str, options: dict[str, Any]) -> None:
+    assert models.create(choice(provider, **options), CREDENTIALS)

@@ -1,0 +1,102 @@
+"""settings: the environment, read whole or refused whole."""
+
+from __future__ import annotations
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import ValidationError
+
+from agent_executor.settings import Settings, SettingsError, load, provider_environment
+
+CANARY = "canary-4711"
+
+
+def test_the_smallest_environment_is_enough(environment: dict[str, str]) -> None:
+    settings = load()
+    assert settings.postgres_host == "db.example"
+    assert settings.redis_url.get_secret_value() == environment["REDIS_URL"]
+    assert settings.nats_url.get_secret_value() == environment["NATS_URL"]
+
+
+def test_the_defaults_are_those_of_the_contract(settings: Settings) -> None:
+    assert (settings.postgres_port, settings.postgres_db, settings.postgres_user) == (5432, "langgraph_dev", "postgres")
+    assert (settings.nats_stream_name, settings.nats_consumer_group) == ("AGENT_EXECUTION", "agent-executor-workers")
+    assert (settings.vault_mount, settings.vault_path) == ("secret", "agent-executor")
+    assert (settings.log_level, settings.error_detail) == ("info", "full")
+    assert settings.k_sink is settings.vault_addr is settings.vault_token is None
+
+
+def test_all_that_is_missing_and_all_that_is_wrong_is_named_at_once(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("POSTGRES_HOST")
+    monkeypatch.setenv("REDIS_URL", "")  # empty is missing: Kubernetes and shells make such variables
+    monkeypatch.setenv("POSTGRES_PORT", CANARY)
+    monkeypatch.setenv("ERROR_DETAIL", CANARY)
+    with pytest.raises(SettingsError) as raised:
+        load()
+    message = str(raised.value)
+    assert "missing environment variables: POSTGRES_HOST, REDIS_URL; bad environment variables: POSTGRES_PORT" in message
+    assert "ERROR_DETAIL" in message
+    assert CANARY not in message
+    assert {finding.field for finding in raised.value.findings} == {
+        *("POSTGRES_HOST", "REDIS_URL", "POSTGRES_PORT", "ERROR_DETAIL")
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("POSTGRES_POOL_SIZE", "1"),
+        ("MAX_CONCURRENT_JOBS", "0"),
+        ("MAX_STEPS", "0"),
+        ("MAX_BODY_BYTES", "100"),
+        ("SHUTDOWN_GRACE_S", "-1"),
+        ("LEASE_S", "1"),
+        ("LEASE_S", "soon"),
+    ],
+)
+@pytest.mark.usefixtures("environment")
+def test_numbers_out_of_range_are_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"bad environment variables: {name}"):
+        load()
+
+
+def test_no_secret_shows(settings: Settings) -> None:
+    shown = f"{settings} {settings!r} {settings.model_dump_json()}"
+    assert "secret@" not in shown
+    assert "pg-secret" not in shown
+
+
+def test_settings_are_frozen(settings: Settings) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.log_level = "debug"  # type: ignore[misc]
+
+
+def test_the_dsn_leads_to_the_schema_whatever_the_password(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTGRES_PASSWORD", "it's a 'trap' \\ host=evil")
+    found = conninfo_to_dict(load().dsn())
+    assert found["host"] == "db.example"
+    assert found["password"] == "it's a 'trap' \\ host=evil"
+    assert found["options"] == "-c search_path=agent_executor"
+
+
+def test_every_variable_says_what_it_is_for() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_keys_and_addresses_of_providers() -> None:
+    environment = {
+        "OPENAI_API_KEY": "k1",
+        "OPENAI_BASE_URL": "http://one",
+        "MY_OWN_API_KEY": "k2",
+        "ANTHROPIC_API_KEY": "",
+        "API_KEY": "k3",
+    }
+    found = provider_environment(environment)
+    assert found["openai"] == {"api_key": "k1", "base_url": "http://one"}
+    assert found["my_own"] == {"api_key": "k2"}
+    assert "anthropic" not in found
