@@ -55,6 +55,18 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_bad_parameters)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_bug)
+    described = app.openapi
+    app.openapi = lambda: _without_422(described())  # type: ignore[method-assign]
+
+
+def _without_422(document: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI describes an answer that `_on_bad_parameters` turns into a 400."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+    return document
 
 
 def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:
@@ -73,8 +85,8 @@ async def health() -> Health:
     return Health(status="healthy")
 
 
-@router.get("/ready", responses={503: {"model": Ready}})
-async def ready(request: Request) -> JSONResponse:
+@router.get("/ready", responses={200: {"model": Ready}, 503: {"model": Ready}})
+async def ready(request: Request) -> Response:
     """Whether this process may get work, and which services answer.
 
     503 while starting or draining, or without PostgreSQL.
@@ -164,7 +176,11 @@ async def get_job(request: Request, job_id: str) -> JobView:
     return JobView(**row)
 
 
-@router.get("/v1/jobs/{job_id}/events", responses=_errors(400, 404, 503), response_class=EventSourceResponse)
+@router.get(
+    "/v1/jobs/{job_id}/events",
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}, **_errors(400, 404, 503)},
+    response_class=EventSourceResponse,
+)
 async def follow_events(request: Request, job_id: str) -> Response:
     """The job's events as Server-Sent Events, from the beginning or after `Last-Event-ID`, until its `end`."""
     from .event_stream import first_position, follow

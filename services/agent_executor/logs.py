@@ -47,5 +47,6 @@ def configure(level: str) -> None:
         if logging.getLogger(name).handlers:  # none: --no-access-log took them away
             logging.getLogger(name).handlers.clear()
             logging.getLogger(name).propagate = True
+        logging.getLogger(name).setLevel(logging.NOTSET)  # uvicorn gave them levels of their own
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))

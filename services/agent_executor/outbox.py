@@ -17,7 +17,7 @@ from nats.errors import Error as NatsError
 from nats.js.errors import APIError
 from psycopg_pool import PoolTimeout
 
-from . import metrics, sql, strict_json
+from . import metrics, sql, strict_json, tracing
 from .broker import Broker
 from .job import STRUCTURED
 from .ledger import Pool
@@ -69,7 +69,8 @@ class Outbox:
 
     async def _try(self, row: Any) -> bool:
         try:
-            await asyncio.wait_for(self._deliver(row["msg_id"], row["subject"], row["event"]), _TIMEOUT_S)
+            with tracing.span("deliver result", row["event"].get("traceparent"), target=self._target):
+                await asyncio.wait_for(self._deliver(row["msg_id"], row["subject"], row["event"]), _TIMEOUT_S)
         except (NatsError, APIError, httpx.HTTPError, OSError, TimeoutError) as error:
             log.warning("delivery_failed", target=self._target, msg_id=row["msg_id"], error=type(error).__name__)
             return False

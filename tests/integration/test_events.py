@@ -85,7 +85,7 @@ def test_events_that_were_trimmed_are_announced_once(service: Service) -> None:
     with RedisClient.from_url(service.environment["REDIS_URL"]) as client:
         client.xtrim("langgraph:events:trimmed", maxlen=3, approximate=False)
     received = follow(service, "trimmed")
-    assert [each.event for each in received][0] == "warning"
+    assert received[0].event == "warning"
     assert [each.event for each in received].count("warning") == 1
     assert len(received) == 4
     assert received[-1].event == "end"

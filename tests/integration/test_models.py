@@ -58,9 +58,7 @@ TURNS = (
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
-def test_a_provider_streams_and_calls_tools(
-    start_service: Starter, model_server: ModelServer, provider: str
-) -> None:
+def test_a_provider_streams_and_calls_tools(start_service: Starter, model_server: ModelServer, provider: str) -> None:
     address = {"openai": model_server.openai_url, "anthropic": model_server.anthropic_url}[provider]
     name = provider.upper()
     service = start_service(**{f"{name}_BASE_URL": address, f"{name}_API_KEY": "key-1"}).ready()

@@ -47,7 +47,11 @@ class Steps:
     def __init__(self, directory: Path) -> None:
         self._lines, self._gate = directory / "lines", directory / "gate"
         source = COUNTING.format(lines=str(self._lines), gate=str(self._gate))
-        replies = [{"tool_calls": [{"name": "count"}]}, {"tool_calls": [{"name": "gate"}]}, {"text": "{last}"}]
+        replies: list[dict[str, Any]] = [
+            {"tool_calls": [{"name": "count"}]},
+            {"tool_calls": [{"name": "gate"}]},
+            {"text": "{last}"},
+        ]
         self.definition = agent(replies, tools=[tool("count", source), tool("gate", source)])
 
     @property
@@ -180,7 +184,7 @@ def test_a_service_without_its_servers_says_so_and_waits(start_service: Starter,
     service = start_service(
         POSTGRES_PORT=str(postgres_later.port), NATS_URL="nats://127.0.0.1:9", REDIS_URL="redis://127.0.0.1:9"
     )
-    service.until(lambda: _health(service) == 200, "the process does not serve")
+    service.until(lambda: service.status("/health") == 200, "the process does not serve")
     service.until(lambda: service.http.get("/ready").json()["services"]["vault"], "it does not start")
     ready = service.http.get("/ready")
     assert ready.status_code == 503
@@ -198,13 +202,6 @@ def postgres_later(tmp_path: Path) -> Postgres:
     server.start()
     server.stop()
     return server
-
-
-def _health(service: Service) -> int:
-    try:
-        return service.http.get("/health").status_code
-    except Exception:
-        return 0
 
 
 class Sink(ThreadingHTTPServer):
@@ -236,9 +233,7 @@ def sink() -> Iterator[Sink]:
     server.server_close()
 
 
-def test_a_result_goes_to_the_sink_until_it_is_taken(
-    start_service: Starter, sink: Sink, database: Database
-) -> None:
+def test_a_result_goes_to_the_sink_until_it_is_taken(start_service: Starter, sink: Sink, database: Database) -> None:
     service = start_service(K_SINK=f"http://127.0.0.1:{sink.server_port}/results").ready()
     service.run(adder(), "sunk")
     service.until(lambda: len(sink.received) == 2, "the result is not delivered again")

@@ -83,7 +83,9 @@ def test_nodes_need_neither_prompt_nor_description_nor_tools() -> None:
     assert (parsed.root.config.system_prompt, parsed.root.config.tools) == ("", ())
 
 
-@pytest.mark.parametrize("edges", [[{"source": "lead", "target": "nobody"}], [{"from": "lead", "to": "lead"}], "odd", None])
+@pytest.mark.parametrize(
+    "edges", [[{"source": "lead", "target": "nobody"}], [{"from": "lead", "to": "lead"}], "odd", None]
+)
 def test_edges_only_inform(edges: Any) -> None:
     assert definition.parse({**json.loads(GREETER), "edges": edges})
 
@@ -129,7 +131,9 @@ def test_an_unchanged_copy_is_what_the_refusals_below_start_from() -> None:
     assert definition.parse(copy.deepcopy(DOCUMENT))
 
 
-DOCUMENT = agent([{"text": "x"}], tools=[tool("one", "1"), tool("two", "2")], specialists=[specialist("Helper", [], ["one"])])
+DOCUMENT = agent(
+    [{"text": "x"}], tools=[tool("one", "1"), tool("two", "2")], specialists=[specialist("Helper", [], ["one"])]
+)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +154,10 @@ DOCUMENT = agent([{"text": "x"}], tools=[tool("one", "1"), tool("two", "2")], sp
         (lambda d: d["nodes"][0].update(type=CANARY), ["nodes"]),
         (lambda d: d["nodes"][1].update(type="Orchestrator"), ["nodes"]),
         (lambda d: d["nodes"][1]["config"].update(name="Lead"), ["nodes[1].config.name"]),
-        (lambda d: d["tool_definitions"][1].update(name="one"), ["tool_definitions[1].name", "nodes[0].config.tools[1]"]),
+        (
+            lambda d: d["tool_definitions"][1].update(name="one"),
+            ["tool_definitions[1].name", "nodes[0].config.tools[1]"],
+        ),
         (lambda d: d["tool_definitions"][0].pop("name"), ["tool_definitions[0].name"]),
         (lambda d: d["tool_definitions"][0].pop("runtime"), ["tool_definitions[0].runtime"]),
         (lambda d: d["tool_definitions"][0].update(runtime={}), ["tool_definitions[0].runtime.script"]),

@@ -215,7 +215,8 @@ def test_plain_json_needs_definition_and_input(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "field"), [(CANARY, "body"), ([], "body"), ({**DATA, "job_id": None}, "job_id"), ({**DATA, "job_id": ""}, "job_id")]
+    ("body", "field"),
+    [(CANARY, "body"), ([], "body"), ({**DATA, "job_id": None}, "job_id"), ({**DATA, "job_id": ""}, "job_id")],
 )
 def test_plain_json_is_validated_like_an_event(body: Any, field: str) -> None:
     assert complaints(lambda: job.from_json(body)) == [field]

@@ -83,7 +83,9 @@ async def test_a_script_that_is_too_short_says_so() -> None:
         await model({"text": "x"}).ainvoke([QUESTION, AIMessage("x")])
 
 
-@pytest.mark.parametrize("reply", [{"txt": "x"}, {"delay_ms": -1}, {"tool_calls": [{}]}, {"tool_calls": [{"name": "a", "arg": 1}]}])
+@pytest.mark.parametrize(
+    "reply", [{"txt": "x"}, {"delay_ms": -1}, {"tool_calls": [{}]}, {"tool_calls": [{"name": "a", "arg": 1}]}]
+)
 def test_a_mistake_in_a_script_is_refused(reply: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         model(reply)

@@ -36,7 +36,9 @@ def test_all_that_is_missing_and_all_that_is_wrong_is_named_at_once(
     with pytest.raises(SettingsError) as raised:
         load()
     message = str(raised.value)
-    assert "missing environment variables: POSTGRES_HOST, REDIS_URL; bad environment variables: POSTGRES_PORT" in message
+    assert (
+        "missing environment variables: POSTGRES_HOST, REDIS_URL; bad environment variables: POSTGRES_PORT" in message
+    )
     assert "ERROR_DETAIL" in message
     assert CANARY not in message
     assert {finding.field for finding in raised.value.findings} == {

@@ -20,7 +20,9 @@ def refused(body: bytes) -> InvalidInput:
     return raised.value
 
 
-@pytest.mark.parametrize("value", [{}, [], "ä\u20ac\U0001f600", 0, -(2**63), 2**63 - 1, 1.5, True, None, {"a": [{"b": []}]}])
+@pytest.mark.parametrize(
+    "value", [{}, [], "ä\u20ac\U0001f600", 0, -(2**63), 2**63 - 1, 1.5, True, None, {"a": [{"b": []}]}]
+)
 def test_json_comes_in_as_it_is(value: Any) -> None:
     assert strict_json.loads(json.dumps(value).encode()) == value
     assert strict_json.loads(json.dumps(value, ensure_ascii=False).encode()) == value

@@ -75,7 +75,10 @@ async def test_a_tool_never_runs_in_the_thread_of_the_event_loop(kind: str) -> N
 
 
 async def test_an_async_tool_may_await() -> None:
-    one = made("one", "import asyncio\n@tool\nasync def one() -> str:\n    'T.'\n    await asyncio.sleep(0)\n    return 'ran'\n")
+    one = made(
+        "one",
+        "import asyncio\n@tool\nasync def one() -> str:\n    'T.'\n    await asyncio.sleep(0)\n    return 'ran'\n",
+    )
     assert await one.ainvoke({}) == "ran"
 
 

@@ -1,0 +1,168 @@
+"""runner: a claimed job from its first step to its outcome, with checkpoints in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage
+from langgraph.checkpoint.memory import InMemorySaver
+
+from agent_executor import checkpoints, ledger
+from agent_executor.job import Status
+from agent_executor.ledger import Claim
+from agent_executor.runner import Runner, output
+from tests.definitions import INPUT, adder, agent, tool
+
+POOL = ledger.pool("host=nowhere.invalid", 2)
+HEAD = "from langchain_core.tools import tool\n"
+
+
+class Heard:
+    """Stands for stream.Channel."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Any]] = []
+
+    def emit(self, event_type: str, data: Any) -> None:
+        self.events.append((event_type, data))
+
+    def __getitem__(self, event_type: str) -> list[Any]:
+        return [data for kind, data in self.events if kind == event_type]
+
+
+@pytest.fixture(autouse=True)
+def memory(monkeypatch: pytest.MonkeyPatch) -> InMemorySaver:
+    """Stands for PostgreSQL's checkpoints."""
+    saver = InMemorySaver()
+    monkeypatch.setattr(checkpoints, "saver", lambda pool: saver)
+    return saver
+
+
+async def no_credentials(provider: str) -> Mapping[str, str]:
+    return {}
+
+
+def claim(definition: dict[str, Any]) -> Claim:
+    return Claim("job-1", "trace-1", definition, INPUT, traceparent=None, attempt=1, fence=1)
+
+
+def runner(max_steps: int = 100, **options: Any) -> Runner:
+    return Runner(POOL, no_credentials, max_steps=max_steps, **options)
+
+
+async def run(definition: dict[str, Any], heard: Any = None, **options: Any) -> Any:
+    return await runner(**options).run(claim(definition), heard or Heard())
+
+
+async def test_a_job_completes_with_the_last_messages_content_and_says_what_it_does() -> None:
+    heard = Heard()
+    outcome = await run(adder(), heard)
+    assert (outcome.status, outcome.result, outcome.error) == (Status.COMPLETED, "The Calculator says: 5", None)
+    tools = [(kind, data["name"], data["path"]) for kind, data in heard.events if "tool" in kind]
+    assert tools == [
+        ("on_tool_start", "task", []),
+        ("on_tool_start", "add_numbers", ["Calculator"]),
+        ("on_tool_end", "add_numbers", ["Calculator"]),
+        ("on_tool_end", "task", []),
+    ]
+    spoken = "".join(each["content"] for each in heard["on_llm_stream"] if each["path"] == [])
+    assert spoken == "Let me ask the Calculator.The Calculator says: 5"
+    assert heard["on_state_update"][-1]["messages"][-1]["content"] == "The Calculator says: 5"
+    assert not {"end", "error"} & {kind for kind, _ in heard.events}
+
+
+async def test_a_job_that_was_cut_off_goes_on_from_its_checkpoint() -> None:
+    started = asyncio.Event()
+    asked: list[str] = []
+    source = HEAD + "calls = []\n@tool\ndef once() -> str:\n    'T.'\n    return 'first result'\n"
+    slow = {"text": "got: {last}", "delay_ms": 60_000}
+    quick = {"text": "got: {last}"}
+
+    class Watching(Heard):
+        def emit(self, event_type: str, data: Any) -> None:
+            super().emit(event_type, data)
+            if event_type == "on_state_update" and data["messages"][-1]["role"] == "tool":
+                started.set()
+
+    call = {"tool_calls": [{"name": "once"}]}
+    running = asyncio.create_task(run(agent([call, slow], tools=[tool("once", source)]), Watching()))
+    await started.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    heard = Heard()
+    outcome = await run(agent([call, quick], tools=[tool("once", source)]), heard)
+    assert outcome.result == "got: first result"
+    assert heard["on_tool_start"] == asked == []
+    assert [each["role"] for each in heard["on_state_update"][-1]["messages"]] == [
+        *("user", "assistant", "tool", "assistant")
+    ]
+
+
+async def test_a_job_that_had_already_ended_runs_no_node_again() -> None:
+    first = await run(agent([{"text": "once"}]))
+    heard = Heard()
+    again = await run(agent([{"text": "twice"}]), heard)
+    assert first.result == again.result == "once"
+    assert heard["on_llm_stream"] == []
+
+
+async def test_an_exception_is_a_failed_outcome_with_its_trace() -> None:
+    boom = tool("boom", HEAD + "@tool\ndef boom() -> str:\n    'T.'\n    raise ValueError('no luck')\n")
+    outcome = await run(agent([{"tool_calls": [{"name": "boom"}]}, {"text": "never"}], tools=[boom]))
+    assert outcome.status is Status.FAILED
+    assert (outcome.error["message"], outcome.error["type"]) == ("no luck", "ValueError")
+    assert '"<tool boom>", line 5' in outcome.error["stack_trace"]
+
+
+async def test_error_detail_message_leaves_the_trace_out() -> None:
+    outcome = await run(agent([{"error": "overloaded"}]), error_detail="message")
+    assert outcome.error == {"message": "overloaded", "type": "ScriptedError", "stack_trace": ""}
+
+
+@pytest.mark.parametrize(
+    ("definition", "kind"),
+    [
+        ({"nodes": []}, "InvalidInput"),
+        (agent([{"text": "x"}], tools=[tool("one", "1/0")]), "ToolScriptError"),
+        (agent([]), "InvalidInput"),
+    ],
+)
+async def test_a_definition_that_cannot_be_built_fails_without_a_trace(definition: dict[str, Any], kind: str) -> None:
+    outcome = await run(definition)
+    assert (outcome.status, outcome.error["type"], outcome.error["stack_trace"]) == (Status.FAILED, kind, "")
+
+
+async def test_a_message_that_cannot_be_stored_is_repaired() -> None:
+    outcome = await run(agent([{"error": "a\0b\ud800"}]))
+    assert outcome.error["message"] == "a\ufffdb\ufffd"
+    assert "\0" not in outcome.error["stack_trace"]
+
+
+async def test_a_job_takes_no_more_steps_than_it_may() -> None:
+    noop = tool("noop", HEAD + "@tool\ndef noop() -> str:\n    'T.'\n    return 'x'\n")
+    outcome = await run(agent([{"tool_calls": [{"name": "noop"}]}] * 20, tools=[noop]), max_steps=10)
+    assert outcome.error["type"] == "GraphRecursionError"
+
+
+async def test_a_script_that_exits_fails_its_job_only() -> None:
+    outcome = await run(agent([{"text": "x"}], tools=[tool("one", "raise SystemExit(3)")]))
+    assert outcome.status is Status.FAILED
+
+
+@pytest.mark.parametrize(
+    ("state", "given"),
+    [
+        ({"messages": [AIMessage("a"), AIMessage("b")]}, "b"),
+        ({"messages": [AIMessage([{"type": "text", "text": "b"}, {"type": "text", "text": "c"}])]}, "bc"),
+        ({"messages": [AIMessage([{"type": "image", "url": "u"}])]}, [{"type": "image", "url": "u"}]),
+        ({"messages": []}, {"messages": []}),
+        ({"total": 5}, {"total": 5}),
+        ("text", "text"),
+    ],
+)
+def test_the_output(state: Any, given: Any) -> None:
+    assert output(state) == given
