@@ -188,7 +188,7 @@ async def follow_events(request: Request, job_id: str) -> Response:
     service = _service(request)
     position = first_position(request.headers.get("last-event-id"))
     await service.ledger.job(_known_id(job_id))
-    return EventSourceResponse(follow(service, job_id, position), ping=15)
+    return EventSourceResponse(follow(service, job_id, position), ping=15, sep="\n")
 
 
 def _service(request: Request) -> Service:

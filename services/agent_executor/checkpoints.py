@@ -16,12 +16,12 @@ from psycopg_pool import AsyncConnectionPool
 
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
-# Beyond langgraph's own safe list (messages, Command, Send, dates, ...) and the types that a graph's state schema
-# declares, both of which langgraph adds by itself in strict mode.
-_STATE_TYPES: tuple[tuple[str, str], ...] = ()
-
 
 def saver(pool: Pool) -> AsyncPostgresSaver:
-    """A saver for one job. Savers hold a lock around every call: two jobs must not share one, they share the pool."""
-    serializer: Any = JsonPlusSerializer(allowed_msgpack_modules=_STATE_TYPES)
+    """A saver for one job. Savers hold a lock around every call: two jobs must not share one, they share the pool.
+
+    It makes objects of langgraph's own safe types (messages, Command, Send, dates, ...); in strict mode langgraph adds
+    those that the state schema of the graph at hand declares. Everything else comes back as plain data.
+    """
+    serializer: Any = JsonPlusSerializer(allowed_msgpack_modules=None)
     return AsyncPostgresSaver(pool, serde=serializer)

@@ -93,7 +93,7 @@ async def _follow(
         events = reading.result()
         for event in events or ():
             position = event.id
-            yield ServerSentEvent(data=event.body.decode(), event=event.event_type, id=event.id)
+            yield ServerSentEvent(data=event.body.decode(), event=event.event_type, id=event.id, sep="\n")
             if event.event_type == "end":
                 return
         if events:
@@ -146,4 +146,4 @@ def _warning(job_id: str) -> ServerSentEvent:
 
 def _synthetic(event_type: str, data: Any) -> ServerSentEvent:
     body = strict_json.dumps({"event_type": event_type, "data": data})
-    return ServerSentEvent(data=body.decode(), event=event_type)
+    return ServerSentEvent(data=body.decode(), event=event_type, sep="\n")

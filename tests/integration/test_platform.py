@@ -45,7 +45,7 @@ def test_nothing_heavy_is_imported_before_health_answers(module: str) -> None:
 
 
 def test_providers_are_imported_when_they_are_first_used() -> None:
-    providers = ("langchain_openai", "langchain_ollama")
+    providers = ("langchain_openai", "langchain_anthropic", "langchain_ollama")
     code = f"import agent_executor.service, sys; sys.exit(any(name in sys.modules for name in {providers}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

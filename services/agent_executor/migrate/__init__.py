@@ -106,7 +106,7 @@ def up(wanted: Settings) -> list[Migration]:
             applied = _applied(connection)
             edited = [each for each in migrations if applied.get(each.version, each.sha256) != each.sha256]
             if edited:
-                names = ", ".join(f"{each.version}_{each.name}" for each in edited)
+                names = ", ".join(f"{each.version:03d}_{each.name}" for each in edited)
                 raise MigrationError(f"edited after they were applied: {names}")
             pending = [each for each in migrations if each.version not in applied]
             for migration in pending:

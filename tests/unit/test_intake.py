@@ -1,0 +1,291 @@
+"""intake: what becomes of a message: acked, buried, or put back; never lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from nats.errors import ConnectionClosedError
+
+from agent_executor import intake
+from agent_executor.errors import Conflict, Unavailable
+from agent_executor.intake import Intake
+from agent_executor.job import Status, Submission
+from agent_executor.ledger import Receipt
+from tests.definitions import agent, event
+
+CANARY = "canary-4711"
+LIMIT = 4096
+GOOD = event(agent([{"text": "x"}]), job_id="job-1")
+
+
+class FakeMessage:
+    """Stands for a JetStream message; remembers what was done with it."""
+
+    subject = "agent.execute.test"
+
+    def __init__(self, data: Any, failing: str = "") -> None:
+        self.data = data if isinstance(data, bytes) else json.dumps(data).encode()
+        self.done: list[str] = []
+        self._failing = failing
+
+    async def ack(self) -> None:
+        self._do("ack")
+
+    async def nak(self, delay: float) -> None:
+        self._do("nak")
+
+    async def term(self) -> None:
+        self._do("term")
+
+    def _do(self, word: str) -> None:
+        if word == self._failing:
+            raise ConnectionClosedError
+        self.done.append(word)
+
+
+class FakeBroker:
+    """Stands for broker.Broker, its JetStream and its pull subscription."""
+
+    stream, consumer = "JOBS", "workers"
+
+    def __init__(self, *messages: FakeMessage) -> None:
+        self.ready = asyncio.Event()
+        self.js = self
+        self.waiting = [*messages]
+        self.dead: list[tuple[str, bytes, dict[str, str]]] = []
+        self.failures: list[Exception] = []
+        self.idle = asyncio.Event()
+
+    async def pull_subscribe_bind(self, consumer: str, stream: str) -> FakeBroker:
+        assert (consumer, stream) == ("workers", "JOBS")
+        return self
+
+    async def fetch(self, batch: int, timeout: float) -> list[FakeMessage]:  # noqa: ASYNC109 - the client's name
+        await asyncio.sleep(0)
+        if self.failures:
+            raise self.failures.pop(0)
+        if not self.waiting:
+            self.idle.set()
+            raise TimeoutError
+        batched, self.waiting = self.waiting[:batch], self.waiting[batch:]
+        return batched
+
+    async def publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.dead.append((subject, payload, headers))
+
+
+class FakeLedger:
+    """Stands for ledger.Ledger."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = [*failures]
+        self.accepted: list[Submission] = []
+        self.announced: list[tuple[str, dict[str, Any]]] = []
+
+    async def accept(self, submission: Submission, traceparent: str | None) -> Receipt:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.accepted.append(submission)
+        return Receipt(submission.job_id, Status.QUEUED, is_new=True)
+
+    async def announce_rejection(self, job_id: str, announced: dict[str, Any]) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.announced.append((job_id, announced))
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "_RETRY_S", 0)
+
+
+def made(broker: FakeBroker, ledger: FakeLedger) -> Intake:
+    return Intake(broker, ledger, max_body_bytes=LIMIT)  # type: ignore[arg-type]
+
+
+async def take(message: FakeMessage, *failures: Exception) -> tuple[FakeBroker, FakeLedger]:
+    """Let the intake deal with one message, then drain it."""
+    broker, ledger = FakeBroker(message), FakeLedger(*failures)
+    broker.ready.set()
+    part = made(broker, ledger)
+    running = asyncio.create_task(part.run())
+    async with asyncio.timeout(5):
+        await broker.idle.wait()
+        await part.drain()
+        await running
+    return broker, ledger
+
+
+async def test_an_accepted_job_is_acked_once_it_is_committed() -> None:
+    message = FakeMessage(GOOD)
+    broker, ledger = await take(message)
+    assert [each.job_id for each in ledger.accepted] == ["job-1"]
+    assert message.done == ["ack"]
+    assert broker.dead == []
+
+
+async def test_many_messages_are_taken() -> None:
+    messages = [FakeMessage({**GOOD, "id": str(number)}) for number in range(100)]
+    broker, ledger = FakeBroker(*messages), FakeLedger()
+    broker.ready.set()
+    part = made(broker, ledger)
+    running = asyncio.create_task(part.run())
+    await broker.idle.wait()
+    await part.drain()
+    await running
+    assert {each.event_id for each in ledger.accepted} == {str(number) for number in range(100)}
+    assert all(message.done == ["ack"] for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("data", "announced"),
+    [
+        (CANARY.encode(), False),
+        (b"[]", False),
+        (b'{"data": {"job_id": NaN}}', False),
+        ({**GOOD, "data": {"trace_id": CANARY}}, False),
+        ({**GOOD, "type": CANARY}, True),
+        ({**GOOD, "data": {**GOOD["data"], "input_payload": CANARY}}, True),
+        ({**GOOD, "data": {**GOOD["data"], "agent_definition": {"nodes": [CANARY]}}}, True),
+    ],
+)
+async def test_what_can_never_be_a_job_is_buried_whole(data: Any, announced: bool) -> None:
+    message = FakeMessage(data)
+    broker, ledger = await take(message)
+    [(subject, payload, headers)] = broker.dead
+    assert (subject, payload) == ("agent.dead.invalid", message.data)
+    assert headers["Agent-Subject"] == "agent.execute.test"
+    assert headers["Agent-Error"]
+    assert CANARY not in json.dumps(headers)
+    assert message.done == ["term"]
+    assert ledger.accepted == []
+    assert [job_id for job_id, _ in ledger.announced] == (["job-1"] if announced else [])
+    assert CANARY not in json.dumps(ledger.announced)
+
+
+async def test_a_refused_job_is_announced_as_failed_with_the_reason() -> None:
+    _, ledger = await take(FakeMessage({**GOOD, "specversion": "0.3"}))
+    [(job_id, announced)] = ledger.announced
+    assert job_id == announced["subject"] == "job-1"
+    assert announced["type"] == "dev.my-platform.agent.failed"
+    assert announced["data"]["error"] == {
+        "message": 'invalid CloudEvent: specversion: must be "1.0"',
+        "type": "InvalidInput",
+        "stack_trace": "",
+    }
+
+
+async def test_a_conflict_is_buried_under_its_reason() -> None:
+    message = FakeMessage(GOOD)
+    broker, ledger = await take(message, Conflict("job job-1 exists with another definition or input"))
+    assert [(subject, payload) for subject, payload, _ in broker.dead] == [("agent.dead.conflict", message.data)]
+    assert message.done == ["term"]
+    assert [job_id for job_id, _ in ledger.announced] == ["job-1"]  # the ledger announces it for no job that exists
+
+
+async def test_a_message_that_is_too_large_is_buried_unread() -> None:
+    message = FakeMessage({**GOOD, "padding": "x" * LIMIT})
+    broker, ledger = await take(message)
+    assert [subject for subject, _, _ in broker.dead] == ["agent.dead.too-large"]
+    assert message.done == ["term"]
+    assert ledger.announced == []
+
+
+async def test_headers_of_a_buried_message_are_one_short_line() -> None:
+    message = FakeMessage({**GOOD, "data": {**GOOD["data"], "agent_definition": {"nodes": [{}] * 300}}})
+    broker, _ = await take(message)
+    [(_, _, headers)] = broker.dead
+    assert len(headers["Agent-Error"]) <= 1000
+    assert "\n" not in headers["Agent-Error"]
+
+
+async def test_a_message_is_put_back_while_the_database_is_away() -> None:
+    message = FakeMessage(GOOD)
+    broker, ledger = await take(message, Unavailable("the database does not answer"))
+    assert message.done == ["nak"]
+    assert broker.dead == ledger.accepted == []
+
+
+async def test_a_message_that_cannot_be_buried_is_put_back() -> None:
+    message, broker = FakeMessage(b"{}"), FakeBroker()
+    broker.failures = [ConnectionClosedError()]
+    await made(broker, FakeLedger())._take(message)  # type: ignore[arg-type]
+    assert message.done == ["nak"]
+
+
+async def test_a_message_whose_refusal_cannot_be_announced_is_put_back() -> None:
+    message = FakeMessage({**GOOD, "type": "other"})
+    await take(message, Unavailable("away"))
+    assert message.done == ["nak"]
+
+
+@pytest.mark.parametrize(("data", "failing"), [(GOOD, "ack"), (b"{}", "term")])
+async def test_a_connection_lost_at_the_last_step_stops_nothing(data: Any, failing: str) -> None:
+    message = FakeMessage(data, failing)
+    await take(message)
+    assert failing not in message.done
+
+
+@pytest.mark.parametrize("failure", [ConnectionClosedError(), OSError()])
+async def test_a_failed_fetch_is_tried_again(failure: Exception) -> None:
+    message = FakeMessage(GOOD)
+    broker = FakeBroker(message)
+    broker.failures = [failure]
+    broker.ready.set()
+    part = made(broker, FakeLedger())
+    running = asyncio.create_task(part.run())
+    await broker.idle.wait()
+    await part.drain()
+    await running
+    assert message.done == ["ack"]
+
+
+async def drained(prepare: Callable[[FakeBroker], None]) -> None:
+    broker = FakeBroker()
+    prepare(broker)
+    part = made(broker, FakeLedger())
+    running = asyncio.create_task(part.run())
+    await asyncio.sleep(0)
+    try:
+        async with asyncio.timeout(1):
+            await part.drain()
+    finally:
+        running.cancel()
+
+
+async def test_an_idle_intake_is_drained() -> None:
+    await drained(lambda broker: broker.ready.set())
+
+
+async def test_an_intake_that_never_got_a_connection_is_drained() -> None:
+    """NATS away since the start must not keep the process from ending."""
+    await drained(lambda broker: None)
+
+
+async def test_draining_waits_until_what_was_fetched_is_dealt_with() -> None:
+    gate, message = asyncio.Event(), FakeMessage(GOOD)
+
+    class SlowLedger(FakeLedger):
+        async def accept(self, submission: Submission, traceparent: str | None) -> Receipt:
+            await gate.wait()
+            return await super().accept(submission, traceparent)
+
+    broker = FakeBroker(message)
+    broker.ready.set()
+    part = made(broker, SlowLedger())
+    running = asyncio.create_task(part.run())
+    while broker.waiting:
+        await asyncio.sleep(0)
+    draining = asyncio.create_task(part.drain())
+    await asyncio.sleep(0.01)
+    assert not draining.done()
+    gate.set()
+    await draining
+    await running
+    assert message.done == ["ack"]

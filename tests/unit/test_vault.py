@@ -1,0 +1,178 @@
+"""vault: an explicit variable beats Vault, and Vault's failures are named without its secrets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import hvac
+import pytest
+from hvac.exceptions import Forbidden, InvalidPath, VaultDown
+from requests.exceptions import ConnectionError as RequestsConnectionError
+
+from agent_executor import metrics, vault
+from agent_executor.errors import Unavailable
+from agent_executor.vault import Credentials, Vault
+
+TOKEN = "token-4711"
+
+
+class FakeClient:
+    """Stands for hvac.Client: `client.secrets.kv.v2` and `client.sys`."""
+
+    def __init__(self, **arguments: Any) -> None:
+        assert arguments["timeout"] <= 5
+        self.secrets = self.kv = self.v2 = self.sys = self
+        self.kept: dict[str, dict[str, str]] = {}
+        self.failure: Exception | None = None
+        self.health: Any = {"initialized": True, "sealed": False}
+        self.asked: list[str] = []
+
+    def read_secret_version(self, *, path: str, mount_point: str, raise_on_deleted_version: bool) -> Any:
+        self.asked.append(f"{mount_point}/{path}")
+        if self.failure is not None:
+            raise self.failure
+        if path not in self.kept:
+            raise InvalidPath
+        return {"data": {"data": self.kept[path]}}
+
+    def read_health_status(self, *, method: str, standby_ok: bool) -> Any:
+        if self.failure is not None:
+            raise self.failure
+        return self.health
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
+    made = FakeClient(timeout=1)
+    monkeypatch.setattr(hvac, "Client", lambda **arguments: made)
+    return made
+
+
+@pytest.fixture
+def secrets(client: FakeClient) -> Vault:
+    return Vault("http://vault.example:8200", TOKEN, mount="secret", path="agent-executor")
+
+
+async def test_a_secret_is_read_below_mount_and_path(client: FakeClient, secrets: Vault) -> None:
+    client.kept["agent-executor/llm-providers/openai"] = {"api_key": "k"}
+    assert await secrets.secret("llm-providers/openai") == {"api_key": "k"}
+    assert client.asked == ["secret/agent-executor/llm-providers/openai"]
+
+
+async def test_where_there_is_none_the_secret_is_empty(secrets: Vault) -> None:
+    assert await secrets.secret("llm-providers/openai") == {}
+
+
+async def test_a_secret_is_read_again_only_when_it_is_old(
+    client: FakeClient, secrets: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.kept["agent-executor/a"] = {"api_key": "old"}
+    assert await secrets.secret("a") == {"api_key": "old"}
+    client.kept["agent-executor/a"] = {"api_key": "new"}
+    assert await secrets.secret("a") == {"api_key": "old"}
+    monkeypatch.setattr(vault, "REFRESH_S", 0)
+    assert await secrets.secret("a") == {"api_key": "new"}
+
+
+async def test_a_refusal_is_counted_and_says_which_path(client: FakeClient, secrets: Vault) -> None:
+    before = metrics.vault_auth_failures._value.get()
+    client.failure = Forbidden(f"permission denied for {TOKEN}")
+    with pytest.raises(Unavailable, match="secret/agent-executor/a") as raised:
+        await secrets.secret("a")
+    assert TOKEN not in str(raised.value)
+    assert metrics.vault_auth_failures._value.get() == before + 1
+
+
+@pytest.mark.parametrize("failure", [VaultDown(TOKEN), RequestsConnectionError(TOKEN)])
+async def test_an_outage_names_its_kind_and_nothing_else(
+    client: FakeClient, secrets: Vault, failure: Exception
+) -> None:
+    client.failure = failure
+    with pytest.raises(Unavailable, match=type(failure).__name__) as raised:
+        await secrets.secret("a")
+    assert TOKEN not in str(raised.value)
+
+
+async def test_an_outage_is_not_remembered(client: FakeClient, secrets: Vault) -> None:
+    client.failure = VaultDown()
+    with pytest.raises(Unavailable):
+        await secrets.secret("a")
+    client.failure = None
+    client.kept["agent-executor/a"] = {"api_key": "k"}
+    assert await secrets.secret("a") == {"api_key": "k"}
+
+
+@pytest.mark.parametrize(
+    ("health", "is_healthy"),
+    [
+        ({"initialized": True, "sealed": False}, True),
+        ({"initialized": True, "sealed": True}, False),
+        ({"initialized": False, "sealed": False}, False),
+        ({}, False),
+        ("some proxy's page", False),
+    ],
+)
+async def test_health(client: FakeClient, secrets: Vault, health: Any, is_healthy: bool) -> None:
+    client.health = health
+    assert await secrets.healthy() is is_healthy
+
+
+@pytest.mark.parametrize("failure", [VaultDown(), RequestsConnectionError()])
+async def test_a_vault_that_is_away_is_not_healthy(client: FakeClient, secrets: Vault, failure: Exception) -> None:
+    client.failure = failure
+    assert await secrets.healthy() is False
+
+
+async def test_the_loop_is_free_while_vault_is_asked(client: FakeClient, secrets: Vault) -> None:
+    asker = asyncio.get_running_loop()
+    seen: list[bool] = []
+
+    def read(**arguments: Any) -> Any:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            seen.append(True)
+        return {"data": {"data": {}}}
+
+    client.read_secret_version = read  # type: ignore[method-assign]
+    await secrets.secret("a")
+    assert asker.is_running()
+    assert seen == [True]
+
+
+async def keys(client: FakeClient, environment: Mapping[str, Mapping[str, str]], provider: str, secrets: Any) -> Any:
+    client.kept["agent-executor/llm-providers/openai"] = {"api_key": "vault", "base_url": "http://vault"}
+    client.kept["agent-executor/llm-providers/scripted"] = {"api_key": "vault"}
+    return await Credentials(environment, secrets).of(provider)
+
+
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [
+        ({}, {"api_key": "vault", "base_url": "http://vault"}),
+        ({"openai": {"api_key": "env"}}, {"api_key": "env"}),
+        ({"openai": {"base_url": "http://env"}}, {"api_key": "vault", "base_url": "http://env"}),
+        ({"anthropic": {"api_key": "env"}}, {"api_key": "vault", "base_url": "http://vault"}),
+    ],
+)
+async def test_the_environment_beats_vault(
+    client: FakeClient, secrets: Vault, environment: dict[str, dict[str, str]], found: dict[str, str]
+) -> None:
+    assert await keys(client, environment, "openai", secrets) == found
+
+
+async def test_vault_is_not_asked_for_what_the_environment_has(client: FakeClient, secrets: Vault) -> None:
+    await keys(client, {"openai": {"api_key": "env"}}, "openai", secrets)
+    assert client.asked == []
+
+
+async def test_the_scripted_model_needs_no_vault(client: FakeClient, secrets: Vault) -> None:
+    assert await keys(client, {}, "scripted", secrets) == {}
+    assert client.asked == []
+
+
+async def test_without_a_vault_the_environment_is_all_there_is(client: FakeClient) -> None:
+    assert await keys(client, {"openai": {"api_key": "env"}}, "openai", None) == {"api_key": "env"}
+    assert await keys(client, {}, "openai", None) == {}

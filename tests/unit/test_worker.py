@@ -1,0 +1,316 @@
+"""worker: how many jobs run, what becomes of them when the process ends, the lease is lost or the database is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from agent_executor import worker
+from agent_executor.errors import LeaseLost, Unavailable
+from agent_executor.job import Outcome, Status
+from agent_executor.ledger import Claim
+from agent_executor.worker import Worker
+
+DONE = Outcome(Status.COMPLETED, result="5")
+FAILED = Outcome(Status.FAILED, error={"message": "no luck", "type": "ValueError", "stack_trace": "secret lines"})
+
+
+class FakeLedger:
+    """Stands for ledger.Ledger: a queue in memory."""
+
+    def __init__(self, *job_ids: str) -> None:
+        self.queue = [Claim(job_id, "trace-1", {}, {}, None, 1, 1) for job_id in job_ids]
+        self.running: dict[str, Claim] = {}
+        self.finished: dict[str, Outcome] = {}
+        self.released: list[str] = []
+        self.lost: set[str] = set()
+        self.failures: dict[str, list[Exception]] = {}
+        self.renewed = asyncio.Event()
+        self.asked: list[int] = []
+
+    async def claim(self, owner: str, slots: int, lease_s: float) -> list[Claim]:
+        self._fail("claim")
+        self.asked.append(slots)
+        claims, self.queue = self.queue[:slots], self.queue[slots:]
+        self.running |= {claim.job_id: claim for claim in claims}
+        return claims
+
+    async def renew(self, claims: Sequence[Claim], lease_s: float) -> set[str]:
+        self._fail("renew")
+        self.renewed.set()
+        return {claim.job_id for claim in claims} - self.lost
+
+    async def release(self, claim: Claim) -> None:
+        self._fail("release")
+        self.released.append(claim.job_id)
+
+    async def finish(self, claim: Claim, outcome: Outcome, traceparent: str | None) -> None:
+        self._fail("finish")
+        self.finished[claim.job_id] = outcome
+
+    def _fail(self, what: str) -> None:
+        if self.failures.get(what):
+            raise self.failures[what].pop(0)
+
+
+class FakeRunner:
+    """Stands for runner.Runner: a job runs until its gate opens."""
+
+    def __init__(self, outcome: Outcome = DONE) -> None:
+        self.gates: dict[str, asyncio.Event] = {}
+        self.outcome = outcome
+        self.most_at_once = 0
+        self.cancelled: list[str] = []
+        self._now = 0
+
+    async def run(self, claim: Claim, channel: Any) -> Outcome:
+        self._now += 1
+        self.most_at_once = max(self.most_at_once, self._now)
+        try:
+            await self.gates.setdefault(claim.job_id, asyncio.Event()).wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(claim.job_id)
+            raise
+        finally:
+            self._now -= 1
+        return self.outcome
+
+    def open(self, *job_ids: str) -> None:
+        for job_id in job_ids:
+            self.gates.setdefault(job_id, asyncio.Event()).set()
+
+
+class FakePublisher:
+    """Stands for stream.Publisher."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, Any]] = []
+
+    def channel(self, thread_id: str, fence: int, trace_id: str) -> Any:
+        publisher = self
+
+        class Channel:
+            def emit(self, event_type: str, data: Any) -> None:
+                publisher.events.append((thread_id, event_type, data))
+
+        return Channel()
+
+
+class House:
+    """A worker among its neighbours."""
+
+    def __init__(self, ledger: FakeLedger, runner: FakeRunner, slots: int, lease_s: float) -> None:
+        self.ledger, self.runner, self.publisher = ledger, runner, FakePublisher()
+        self.queued = asyncio.Event()
+        self.recorded = 0
+        self.worker = Worker(
+            ledger,  # type: ignore[arg-type]
+            runner,
+            self.publisher,  # type: ignore[arg-type]
+            queued=self.queued,
+            on_finished=self._on_finished,
+            slots=slots,
+            lease_s=lease_s,
+        )
+
+    def _on_finished(self) -> None:
+        self.recorded += 1
+
+
+@asynccontextmanager
+async def house(
+    ledger: FakeLedger, runner: FakeRunner | None = None, *, slots: int = 8, lease_s: float = 3000
+) -> AsyncIterator[House]:
+    made = House(ledger, runner or FakeRunner(), slots, lease_s)
+    running = asyncio.create_task(made.worker.run())
+    try:
+        async with asyncio.timeout(5):
+            yield made
+    finally:
+        running.cancel()
+        await asyncio.wait([running], timeout=0.5)
+
+
+async def until(condition: Any) -> None:
+    while not condition():
+        await asyncio.sleep(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_RETRY_S", 0)
+
+
+async def test_a_job_is_run_recorded_and_announced() -> None:
+    async with house(FakeLedger("a")) as it:
+        it.runner.open("a")
+        await until(lambda: it.publisher.events)
+        assert it.ledger.finished == {"a": DONE}
+        assert it.recorded == 1
+        assert it.publisher.events == [("a", "end", {"status": "completed"})]
+
+
+async def test_a_failed_job_is_announced_with_its_error_but_not_its_trace() -> None:
+    async with house(FakeLedger("a"), FakeRunner(FAILED)) as it:
+        it.runner.open("a")
+        await until(lambda: len(it.publisher.events) == 2)
+        assert it.publisher.events == [
+            ("a", "error", {"message": "no luck", "type": "ValueError"}),
+            ("a", "end", {"status": "failed"}),
+        ]
+
+
+async def test_no_more_jobs_run_than_there_are_slots() -> None:
+    ids = [str(number) for number in range(10)]
+    async with house(FakeLedger(*ids), slots=3) as it:
+        await until(lambda: len(it.runner.gates) == 3)
+        it.runner.open(*ids)
+        await until(lambda: len(it.ledger.finished) == 10)
+        assert it.runner.most_at_once == 3
+        assert max(it.ledger.asked) == 3
+        assert min(it.ledger.asked) >= 1
+
+
+async def test_a_job_that_ends_makes_room_for_the_next_at_once() -> None:
+    async with house(FakeLedger("a", "b"), slots=1) as it:
+        await until(lambda: "a" in it.ledger.running)
+        it.runner.open("a")
+        await until(lambda: "b" in it.ledger.running)
+        assert it.ledger.asked == [1, 1]
+
+
+async def test_being_told_of_a_job_claims_it() -> None:
+    async with house(FakeLedger()) as it:
+        await until(lambda: it.ledger.asked)
+        it.ledger.queue = FakeLedger("late").queue
+        it.queued.set()
+        await until(lambda: "late" in it.ledger.running)
+
+
+async def test_claiming_goes_on_when_the_database_is_back() -> None:
+    ledger = FakeLedger("a")
+    ledger.failures["claim"] = [Unavailable("away")]
+    async with house(ledger) as it:
+        await until(lambda: not ledger.failures["claim"])
+        it.queued.set()
+        await until(lambda: "a" in it.ledger.running)
+
+
+async def test_an_outcome_is_kept_until_the_database_takes_it() -> None:
+    ledger = FakeLedger("a")
+    ledger.failures["finish"] = [Unavailable("away")] * 3
+    async with house(ledger) as it:
+        it.runner.open("a")
+        await until(lambda: it.ledger.finished)
+        await until(lambda: it.publisher.events)
+        assert it.ledger.failures["finish"] == []
+        assert it.recorded == 1
+
+
+async def test_a_worker_that_lost_its_job_announces_nothing() -> None:
+    ledger = FakeLedger("a")
+    ledger.failures["finish"] = [LeaseLost("job a is no longer held")]
+    async with house(ledger) as it:
+        it.runner.open("a")
+        await until(lambda: not it.ledger.failures["finish"])
+        await it.worker.drain(5)
+        assert it.publisher.events == []
+        assert it.recorded == 0
+        assert ledger.released == []
+
+
+async def test_a_job_whose_lease_is_lost_is_cancelled_and_the_others_go_on() -> None:
+    ledger = FakeLedger("lost", "mine")
+    async with house(ledger, lease_s=0.003) as it:
+        await until(lambda: len(it.runner.gates) == 2)
+        ledger.lost.add("lost")
+        await until(lambda: it.runner.cancelled)
+        assert it.runner.cancelled == ["lost"]
+        it.runner.open("mine")
+        await until(lambda: it.publisher.events)
+        assert it.ledger.finished == {"mine": DONE}
+        assert {job_id for job_id, _, _ in it.publisher.events} == {"mine"}
+
+
+async def test_leases_are_renewed_again_when_the_database_is_back() -> None:
+    ledger = FakeLedger("a")
+    ledger.failures["renew"] = [Unavailable("away")] * 2
+    async with house(ledger, lease_s=0.003) as it:
+        await it.ledger.renewed.wait()
+        assert it.runner.cancelled == []
+
+
+async def test_draining_lets_running_jobs_finish() -> None:
+    async with house(FakeLedger("a", "b"), slots=1) as it:
+        await until(lambda: "a" in it.runner.gates)
+        draining = asyncio.create_task(it.worker.drain(60))
+        await asyncio.sleep(0)
+        it.runner.open("a")
+        await draining
+        assert it.ledger.finished == {"a": DONE}
+        assert it.ledger.released == []
+        assert [claim.job_id for claim in it.ledger.queue] == ["b"]
+
+
+async def test_draining_gives_back_what_does_not_finish_in_time() -> None:
+    async with house(FakeLedger("slow", "quick")) as it:
+        await until(lambda: len(it.runner.gates) == 2)
+        it.runner.open("quick")
+        await it.worker.drain(0.01)
+        assert it.ledger.released == it.runner.cancelled == ["slow"]
+        assert it.ledger.finished == {"quick": DONE}
+        assert not [event for event in it.publisher.events if event[0] == "slow"]
+
+
+async def test_draining_ends_although_a_job_cannot_be_given_back() -> None:
+    ledger = FakeLedger("a")
+    ledger.failures["release"] = [Unavailable("away")]
+    async with house(ledger) as it:
+        await until(lambda: "a" in it.runner.gates)
+        await it.worker.drain(0)
+        assert it.runner.cancelled == ["a"]
+
+
+async def test_draining_with_nothing_to_do_ends_the_worker() -> None:
+    made = House(FakeLedger(), FakeRunner(), 8, 3000)
+    running = asyncio.create_task(made.worker.run())
+    await until(lambda: made.ledger.asked)
+    await made.worker.drain(60)
+    async with asyncio.timeout(5):
+        await running
+
+
+async def test_a_job_claimed_while_draining_begins_is_drained_too() -> None:
+    """The claim was under way when the signal came: its job is this worker's."""
+    answer = asyncio.Event()
+
+    class SlowLedger(FakeLedger):
+        async def claim(self, owner: str, slots: int, lease_s: float) -> list[Claim]:
+            claims = await super().claim(owner, slots, lease_s)
+            await answer.wait()
+            return claims
+
+    async with house(SlowLedger("a")) as it:
+        await until(lambda: it.ledger.running)
+        draining = asyncio.create_task(it.worker.drain(0.01))
+        await asyncio.sleep(0)
+        answer.set()
+        await draining
+        assert it.ledger.released == ["a"]
+
+
+async def test_a_bug_in_a_job_costs_no_slot() -> None:
+    ledger = FakeLedger("bad", "good")
+    ledger.failures["finish"] = [TypeError("a bug")]
+    async with house(ledger, slots=1) as it:
+        it.runner.open("bad", "good")
+        await until(lambda: "good" in it.ledger.finished)
+
+
+def test_workers_have_different_names() -> None:
+    names = {House(FakeLedger(), FakeRunner(), 1, 30).worker.name for _ in range(3)}
+    assert len(names) == 3
