@@ -25,6 +25,7 @@ DEAD_SUBJECT = "agent.dead."
 ACK_WAIT_S = 30.0
 _DAY_S = 24 * 3600.0
 _RETRY_S = 1.0
+_AWAY = (NatsError, OSError, TimeoutError)
 
 log = structlog.get_logger()
 
@@ -64,15 +65,22 @@ class Broker:
                 await self._prepare()
                 self.ready.set()
                 log.info("nats_ready", stream=self.stream, consumer=self.consumer)
-            except (NatsError, OSError, TimeoutError) as error:
+            except _AWAY as error:
                 log.warning("nats_unavailable", error=type(error).__name__)
                 await asyncio.sleep(_RETRY_S)
+
+    async def repair(self) -> None:
+        """Make again what somebody deleted, or what a NATS that lost its data no longer has."""
+        try:
+            await self._prepare()
+        except _AWAY as error:
+            log.warning("nats_unavailable", error=type(error).__name__)
 
     async def close(self) -> None:
         """Send what is buffered (acks, above all), then close. Not `drain`: it waits for pulls nobody answers."""
         if self._client is None or self._client.is_closed:
             return
-        with suppress(NatsError, OSError, TimeoutError):
+        with suppress(*_AWAY):
             await self._client.flush(timeout=1)
         await self._client.close()
 

@@ -65,11 +65,11 @@ class RunEvents(AsyncCallbackHandler):
     def on_item(self, namespace: tuple[str, ...], mode: str, payload: Any) -> None:
         """One item of `astream(stream_mode=["values", "messages", "custom"], subgraphs=True)`."""
         if mode == "values" and not namespace:
-            self._emit("on_state_update", to_json(payload))
+            self._send("on_state_update", payload)
         elif mode == "messages":
             self._on_message(*payload)
         elif mode == "custom" and isinstance(payload, dict) and payload.get("event_type") == "warning":
-            self._emit("warning", to_json(payload.get("data")))
+            self._send("warning", payload.get("data"))
 
     def _on_message(self, message: BaseMessage, metadata: Mapping[str, Any]) -> None:
         if not isinstance(message, AIMessageChunk) or not (message.content or message.tool_call_chunks):
@@ -82,7 +82,7 @@ class RunEvents(AsyncCallbackHandler):
         }
         if message.tool_call_chunks:
             data["tool_call_chunks"] = message.tool_call_chunks
-        self._emit("on_llm_stream", to_json(data))
+        self._send("on_llm_stream", data)
 
     def _path(self, metadata: Mapping[str, Any] | None) -> list[str]:
         """Names of the subagents around what `metadata` belongs to, outermost first; empty for the root."""
@@ -107,7 +107,7 @@ class RunEvents(AsyncCallbackHandler):
             self._paths[str(metadata.get("langgraph_checkpoint_ns"))] = [*path, str(arguments["subagent_type"])]
         call = {"name": name, "call_id": kwargs.get("tool_call_id"), "path": path}
         self._tools[run_id] = (call, tracing.start(f"tool {name}"))
-        self._emit("on_tool_start", to_json(call | {"arguments": arguments}))
+        self._send("on_tool_start", call | {"arguments": arguments})
 
     async def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """Emit `on_tool_end` with the result, or with the error that the tool handed to the model."""
@@ -123,7 +123,16 @@ class RunEvents(AsyncCallbackHandler):
     def _end(self, run_id: UUID, ended: dict[str, Any]) -> None:
         call, span = self._tools.pop(run_id, ({}, tracing.NO_SPAN))
         span.end()
-        self._emit("on_tool_end", to_json(call | ended))
+        self._send("on_tool_end", call | ended)
+
+    def _send(self, event_type: str, data: Any) -> None:
+        """Emit; what has no JSON form (nested too deep, say) costs its event and not the job."""
+        try:
+            self._emit(event_type, to_json(data))
+        except (TypeError, ValueError, RecursionError) as error:
+            self._emit(
+                "warning", {"message": f"an event could not be shown: {type(error).__name__}", "about": event_type}
+            )
 
 
 def _result(output: Any) -> Any:

@@ -57,6 +57,7 @@ class Intake:
                 except (NatsError, APIError, OSError) as error:
                     log.warning("fetch_failed", error=type(error).__name__)
                     await asyncio.sleep(_RETRY_S)
+                    await self._broker.repair()
                     continue
                 await asyncio.gather(*(self._take(message) for message in messages))
         finally:

@@ -15,7 +15,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from . import strict_json
 from .errors import Finding, InvalidInput
@@ -52,7 +52,17 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
 
 MAX_ID_CHARS = 256
 M = TypeVar("M", bound=BaseModel)
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_ID_CHARS)]
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable():  # ids become message headers, where a line break would start another header
+        raise ValueError("must hold no control characters")
+    return text
+
+
+Text = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_ID_CHARS), AfterValidator(_one_line)
+]
 Members = Annotated[dict[str, Any], Field(min_length=1)]
 
 

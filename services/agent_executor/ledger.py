@@ -6,6 +6,7 @@ Owns every state a job goes through and the SQL that moves it there (`ledger.sql
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ class Ledger:
                 raise Conflict(f"job {submission.job_id} exists with another definition or input")
             status = Status(owner["status"])
             if status in TERMINAL:
-                request = {"job_id": submission.job_id, "request_id": _request_id(submission)}
+                request = {"job_id": submission.job_id, "request_id": submission.event_id or uuid.uuid4().hex}
                 await connection.execute(SQL["announce_again"], request)
             return Receipt(submission.job_id, status, is_new=False)
 
@@ -198,7 +199,3 @@ class Ledger:
         async with self._connection() as connection:
             cursor = await connection.execute(SQL[query], parameters)
             return await cursor.fetchall() if cursor.description else []
-
-
-def _request_id(submission: Submission) -> str:
-    return f"{submission.source}/{submission.event_id}" if submission.event_id else "http"

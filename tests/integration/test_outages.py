@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -150,6 +151,16 @@ async def test_nats_restarted_is_listened_to_again(start_service: Starter, own_n
     await messages(own_nats.url, "AGENT_STATUS", "agent.status.completed", "meanwhile")
     await publish(own_nats.url, event(adder(), job_id="afterwards"))
     await messages(own_nats.url, "AGENT_STATUS", "agent.status.completed", "afterwards")
+
+
+async def test_a_nats_that_lost_everything_gets_its_streams_again(start_service: Starter, own_nats: Nats) -> None:
+    service = start_service().ready()
+    await asyncio.to_thread(own_nats.kill)
+    shutil.rmtree(own_nats.data)
+    await asyncio.to_thread(own_nats.start)
+    service.until(lambda: service.log.read_text().count("consumer_created") == 2, "the consumer is not made again")
+    await publish(own_nats.url, event(adder(), job_id="anew"))
+    await messages(own_nats.url, "AGENT_STATUS", "agent.status.completed", "anew")
 
 
 async def test_jobs_wait_in_nats_for_a_service_that_starts_later(start_service: Starter, own_nats: Nats) -> None:

@@ -1,0 +1,206 @@
+"""event_stream: replay, live events, one `end`; and what a reader is told when events are gone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from agent_executor import event_stream
+from agent_executor.errors import InvalidInput
+from agent_executor.event_stream import BEGINNING, Streams, first_position, follow
+
+CANARY = "canary-4711"
+
+
+class FakeService:
+    """Stands for service.Service with its Redis (`events`) and its `ledger`."""
+
+    def __init__(self, *ids: str, status: str = "running") -> None:
+        self.events = self.ledger = self
+        self.streams = Streams()
+        self.stored = [(each, "x") for each in ids]
+        self.status = status
+        self.away = False
+        self.looked = asyncio.Event()
+
+    def store(self, event_id: str, event_type: str = "x") -> None:
+        self.stored.append((event_id, event_type))
+
+    async def xread(self, streams: dict[str, str], *, count: int, block: int) -> Any:
+        await asyncio.sleep(0)
+        if self.away:
+            raise RedisConnectionError
+        [(key, after)] = streams.items()
+        entries = [
+            (event_id.encode(), {b"type": kind.encode(), b"event": json.dumps({"event_type": kind}).encode()})
+            for event_id, kind in self.stored
+            if _order(event_id) > _order(after)
+        ]
+        return [[key, entries[:count]]] if entries else []
+
+    async def xrange(self, key: str, *, count: int) -> Any:
+        assert key == "langgraph:events:job-1"
+        if self.away:
+            raise RedisConnectionError
+        return [(event_id.encode(), {}) for event_id, _ in self.stored[:count]]
+
+    async def job(self, job_id: str) -> dict[str, Any]:
+        assert job_id == "job-1"
+        self.looked.set()
+        return {"status": self.status}
+
+
+def _order(event_id: str) -> list[int]:
+    return [int(part) for part in event_id.split("-")]
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream._next, "__defaults__", (1,))
+
+
+async def heard(service: FakeService, position: str = BEGINNING) -> list[tuple[str | None, str | None]]:
+    """(id, event) of all that a reader gets."""
+    async with asyncio.timeout(5):
+        return [(each.id, each.event) async for each in follow(service, "job-1", position)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", [None, "", " "])
+def test_without_a_last_event_id_a_reader_starts_at_the_beginning(given: str | None) -> None:
+    assert first_position(given) == BEGINNING
+
+
+@pytest.mark.parametrize("given", ["1-1", " 12-345 ", "0-0"])
+def test_a_last_event_id_is_a_position(given: str) -> None:
+    assert first_position(given) == given.strip()
+
+
+@pytest.mark.parametrize("given", [CANARY, "1", "1-", "-1", "1-1-1", "1-x", "$", "+", "1" * 19 + "-1", "\u0661-1"])
+def test_a_last_event_id_that_is_none_of_ours_is_refused(given: str) -> None:
+    with pytest.raises(InvalidInput, match="last-event-id") as raised:
+        first_position(given)
+    assert CANARY not in str(raised.value)
+
+
+async def test_a_finished_job_is_replayed_to_its_end() -> None:
+    service = FakeService("1-1", "1-2", status="completed")
+    service.store("1-3", "end")
+    service.store("1-4")
+    assert await heard(service) == [("1-1", "x"), ("1-2", "x"), ("1-3", "end")]
+
+
+async def test_data_is_what_was_published() -> None:
+    service = FakeService()
+    service.store("1-1", "end")
+    [event] = [each async for each in follow(service, "job-1", BEGINNING)]  # type: ignore[arg-type]
+    assert json.loads(event.data or "") == {"event_type": "end"}
+
+
+async def test_a_reader_goes_on_after_the_last_id_it_saw() -> None:
+    service = FakeService("1-1", "1-2", "2-3")
+    service.store("2-4", "end")
+    assert await heard(service, "1-2") == [("2-3", "x"), ("2-4", "end")]
+
+
+async def test_live_events_follow_the_replay() -> None:
+    service = FakeService("1-1")
+    reading = asyncio.create_task(heard(service))
+    await service.looked.wait()
+    service.store("1-2")
+    service.store("1-3", "end")
+    assert await reading == [("1-1", "x"), ("1-2", "x"), ("1-3", "end")]
+
+
+async def test_a_long_replay_is_read_in_batches_without_a_gap() -> None:
+    service = FakeService(*(f"1-{number}" for number in range(1, 251)))
+    service.store("1-251", "end")
+    assert [each for each, _ in await heard(service)] == [f"1-{number}" for number in range(1, 252)]
+
+
+@pytest.mark.parametrize(
+    ("ids", "position"),
+    [
+        (["1-5"], BEGINNING),
+        (["1-5"], "1-3"),
+        (["3-5"], "1-3"),
+        ([], "1-3"),
+    ],
+    ids=["trimmed", "trimmed-after-position", "trimmed-over-a-takeover", "expired"],
+)
+async def test_a_gap_is_announced_once_and_the_rest_follows(ids: list[str], position: str) -> None:
+    service = FakeService(*ids, status="completed")
+    service.store("3-6", "end")
+    if not ids:
+        service.stored.clear()
+    found = await heard(service, position)
+    assert [kind for _, kind in found] == ["warning", *("x" for _ in ids), "end"]
+    assert found[0][0] is None
+
+
+@pytest.mark.parametrize(
+    ("ids", "position"), [(["1-1"], BEGINNING), (["1-5"], "1-4"), (["1-5"], "1-5"), (["1-1", "2-1"], "1-1"), (["2-1"], BEGINNING)]
+)
+async def test_where_nothing_is_missing_nobody_is_warned(ids: list[str], position: str) -> None:
+    service = FakeService(*ids)
+    service.store("9-9", "end")
+    assert "warning" not in [kind for _, kind in await heard(service, position)]
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
+async def test_a_finished_job_whose_events_are_gone_ends_by_the_ledger(status: str) -> None:
+    found = [each async for each in follow(FakeService(status=status), "job-1", BEGINNING)]  # type: ignore[arg-type]
+    assert [each.event for each in found] == ["warning", "end"]
+    assert json.loads(found[1].data or "") == {"event_type": "end", "data": {"status": status}}
+
+
+async def test_a_finished_job_ends_by_the_ledger_while_redis_is_away() -> None:
+    service = FakeService("1-1", status="completed")
+    service.away = True
+    assert [kind for _, kind in await heard(service)] == ["warning", "end"]
+
+
+async def test_an_end_that_arrives_between_two_looks_is_not_missed() -> None:
+    service = FakeService("1-1")
+
+    async def job(job_id: str) -> dict[str, Any]:
+        if "end" not in [kind for _, kind in service.stored]:
+            service.store("1-2", "end")
+        return {"status": "completed"}
+
+    service.job = job  # type: ignore[method-assign]
+    assert await heard(service) == [("1-1", "x"), ("1-2", "end")]
+
+
+async def test_a_reader_waits_while_redis_is_away_and_the_job_runs() -> None:
+    service = FakeService("1-1")
+    service.away = True
+    reading = asyncio.create_task(heard(service))
+    await service.looked.wait()
+    service.store("1-2", "end")
+    service.away = False
+    assert await reading == [("1-1", "x"), ("1-2", "end")]
+
+
+async def test_a_reader_that_has_seen_the_end_is_not_told_that_events_are_gone() -> None:
+    """EventSource comes back by itself with the id of `end`."""
+    service = FakeService("1-1", status="completed")
+    service.store("1-2", "end")
+    assert "warning" not in [kind for _, kind in await heard(service, "1-2")]
+
+
+async def test_streams_end_when_the_process_goes_down() -> None:
+    service = FakeService("1-1")
+    reading = asyncio.create_task(heard(service))
+    await service.looked.wait()
+    await service.streams.end()
+    assert reading.done()
+    assert await reading == [("1-1", "x")]
+
+
+async def test_ending_no_streams_takes_no_time() -> None:
+    async with asyncio.timeout(0.5):
+        await Streams().end()

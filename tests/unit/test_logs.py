@@ -1,0 +1,123 @@
+"""logs: JSON lines on stdout, from everybody alike, as many as LOG_LEVEL lets through."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from agent_executor import logs
+
+LIBRARIES = ("uvicorn", "uvicorn.error", "uvicorn.access", *logs._QUIET, "nats", "some.library")
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    levels = {name: logging.getLogger(name).level for name in LIBRARIES}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return [json.loads(line) for line in captured.out.splitlines()]
+
+
+def test_a_line_is_json_with_event_level_timestamp_and_ids(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info")
+    with structlog.contextvars.bound_contextvars(job_id="job-1", trace_id="trace-1"):
+        structlog.get_logger().info("job_started", attempt=1, word="ä")
+    [line] = lines(capsys)
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "job_started",
+        "level": "info",
+        "job_id": "job-1",
+        "trace_id": "trace-1",
+        "attempt": 1,
+        "word": "ä",
+    }
+
+
+def test_the_standard_librarys_lines_look_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info")
+    with structlog.contextvars.bound_contextvars(job_id="job-1"):
+        logging.getLogger("some.library").warning("it is %s", "late")
+    [line] = lines(capsys)
+    assert (line["event"], line["level"], line["job_id"]) == ("it is late", "warning", "job-1")
+    assert "timestamp" in line
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [
+        ("debug", ["debug", "info", "warning", "error"]),
+        ("INFO", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+        ("nonsense", ["info", "warning", "error"]),
+    ],
+)
+@pytest.mark.parametrize("logger", ["ours", "theirs"])
+def test_the_level_rules_every_logger(
+    capsys: pytest.CaptureFixture[str], logger: str, level: str, shown: list[str]
+) -> None:
+    logs.configure(level)
+    log: Any = structlog.get_logger() if logger == "ours" else logging.getLogger("some.library")
+    for name in ("debug", "info", "warning", "error"):
+        getattr(log, name)("said")
+    assert [line["level"] for line in lines(capsys)] == shown
+
+
+@pytest.mark.parametrize("name", ["httpx", "httpcore", "urllib3", "hvac", "sse_starlette"])
+def test_lines_that_may_hold_what_callers_sent_are_never_shown(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    logs.configure("debug")
+    logging.getLogger(name).debug("GET /?secret")
+    logging.getLogger(f"{name}.part").info("GET /?secret")
+    logging.getLogger(name).warning("slow")
+    assert [line["event"] for line in lines(capsys)] == ["slow"]
+
+
+def test_quiet_libraries_obey_a_higher_level(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("error")
+    logging.getLogger("httpx").warning("slow")
+    assert lines(capsys) == []
+
+
+def test_an_exception_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info")
+    try:
+        raise LookupError("no luck")
+    except LookupError:
+        structlog.get_logger().exception("part_failed")
+        logging.getLogger("some.library").exception("failed")
+    ours, theirs = lines(capsys)
+    assert "LookupError: no luck" in ours["exception"]
+    assert "LookupError: no luck" in theirs["exception"]
+
+
+def test_what_json_does_not_know_is_no_reason_to_lose_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info")
+    structlog.get_logger().info("odd", value={1, 2}, other=object)
+    assert [line["event"] for line in lines(capsys)] == ["odd"]
+
+
+def test_uvicorns_own_handlers_are_replaced(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("uvicorn.error")
+    logger.addHandler(logging.StreamHandler())
+    logger.propagate = False
+    logs.configure("info")
+    logger.info("Started server process")
+    assert [line["event"] for line in lines(capsys)] == ["Started server process"]
