@@ -32,7 +32,12 @@ ROOT = Path(__file__).parents[1]
 DATABASE = "langgraph_dev"
 STOP_S = 5.0
 _READY_S = 60.0
-_NAMED_BY = {"postgres": "POSTGRES_", "nats": "NATS_URL", "redis": "REDIS_URL", "vault": "VAULT_ADDR"}
+_NAMED_BY = {
+    "postgres": ("POSTGRES_HOST", "POSTGRES_PORT", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD"),
+    "nats": ("NATS_URL",),
+    "redis": ("REDIS_URL",),
+    "vault": ("VAULT_ADDR",),
+}
 _DEFAULTS = {"PORT": "8080", "LOG_LEVEL": "debug", "VAULT_TOKEN": "root", "SHUTDOWN_GRACE_S": "1"}
 
 GUIDE = """
@@ -70,7 +75,7 @@ def main() -> int:
 
 def embedded(environment: Mapping[str, str]) -> list[str]:
     """Kinds of servers that the environment does not name."""
-    return [kind for kind, key in _NAMED_BY.items() if not any(name.startswith(key) for name in environment)]
+    return [kind for kind, names in _NAMED_BY.items() if not any(environment.get(name) for name in names)]
 
 
 def addresses(stack: Stack) -> dict[str, str]:

@@ -15,6 +15,7 @@ from datetime import datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any
 
+import structlog
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -46,6 +47,7 @@ _WAIT = re.compile(r"(?:^|[,;\s])wait=\"?([0-9]+(?:\.[0-9]+)?)\"?", re.IGNORECAS
 _STATUS = {InvalidInput: 400, NotFound: 404, Conflict: 409, PayloadTooLarge: 413, Unavailable: 503}
 
 router = APIRouter()
+log = structlog.get_logger()
 
 
 def install(app: FastAPI) -> None:
@@ -130,7 +132,7 @@ async def receive_event(
     body = await _json(request)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     submission = job.from_http(content_type, request.headers, body)
-    wait_s = wait if wait is not None else _preferred_wait(request.headers)
+    wait_s = wait if wait is not None else _preferred_wait(request.headers.getlist("prefer"))
     try:
         if not wait_s:
             return _accepted(await _accept(service, submission, "data."))
@@ -157,7 +159,7 @@ async def list_jobs(
     request: Request,
     status: Status | None = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Query(max_length=1000, description="`next_cursor` of the page before")] = None,
+    cursor: Annotated[str | None, Query(max_length=2000, description="`next_cursor` of the page before")] = None,
 ) -> JobPage:
     """Jobs, newest first, without their results."""
     service = _service(request)
@@ -167,28 +169,38 @@ async def list_jobs(
     return JobPage(jobs=[JobView(**row) for row in page], next_cursor=more)
 
 
-@router.get("/v1/jobs/{job_id}", responses=_errors(404, 503))
+# `:path`, because a job id may hold slashes; the longer route therefore comes first.
+@router.get(
+    "/v1/jobs/{job_id:path}/events",
+    responses={
+        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        204: {"description": "Nothing comes after that event"},
+        **_errors(400, 404, 503),
+    },
+    response_class=EventSourceResponse,
+)
+async def follow_events(request: Request, job_id: str) -> Response:
+    """The job's events as Server-Sent Events, from the beginning or after `Last-Event-ID`, until its `end`.
+
+    204 for a reader that has seen the `end`: it tells a browser's EventSource to come back no more.
+    """
+    from .event_stream import first_position, follow, is_over
+
+    service = _service(request)
+    position = first_position(request.headers.get("last-event-id"))
+    await service.ledger.job(_known_id(job_id))
+    if await is_over(service, job_id, position):
+        return Response(status_code=204)
+    return EventSourceResponse(follow(service, job_id, position), ping=15, sep="\n")
+
+
+@router.get("/v1/jobs/{job_id:path}", responses=_errors(404, 503))
 async def get_job(request: Request, job_id: str) -> JobView:
     """One job: status, times, and its result or error."""
     row = await _service(request).ledger.job(_known_id(job_id))
     if row["status"] == Status.COMPLETED:
         row["result"] = {"output": row["result"], "status": "completed"}
     return JobView(**row)
-
-
-@router.get(
-    "/v1/jobs/{job_id}/events",
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}, **_errors(400, 404, 503)},
-    response_class=EventSourceResponse,
-)
-async def follow_events(request: Request, job_id: str) -> Response:
-    """The job's events as Server-Sent Events, from the beginning or after `Last-Event-ID`, until its `end`."""
-    from .event_stream import first_position, follow
-
-    service = _service(request)
-    position = first_position(request.headers.get("last-event-id"))
-    await service.ledger.job(_known_id(job_id))
-    return EventSourceResponse(follow(service, job_id, position), ping=15, sep="\n")
 
 
 def _service(request: Request) -> Service:
@@ -220,7 +232,9 @@ async def _json(request: Request) -> Any:
 async def _accept(service: Service, submission: Submission, prefix: str) -> Receipt:
     definition.parse(submission.definition, f"{prefix}agent_definition")
     with tracing.span("accept job", submission.traceparent, job_id=submission.job_id) as traceparent:
-        return await service.ledger.accept(submission, traceparent)
+        receipt = await service.ledger.accept(submission, traceparent)
+    log.info("job_accepted", job_id=receipt.job_id, trace_id=submission.trace_id, new=receipt.is_new, via="http")
+    return receipt
 
 
 async def _accept_and_wait(service: Service, submission: Submission, wait_s: float) -> Response:
@@ -250,9 +264,9 @@ def _quoted(job_id: str) -> str:
     return quote(job_id, safe="")
 
 
-def _preferred_wait(headers: Mapping[str, str]) -> float | None:
+def _preferred_wait(preferences: list[str]) -> float | None:
     """RFC 7240, section 4.3. A preference that cannot be understood is ignored, as it says."""
-    found = _WAIT.search(headers.get("prefer", ""))
+    found = _WAIT.search(", ".join(preferences))
     return min(float(found[1]), MAX_WAIT_S) if found else None
 
 

@@ -28,7 +28,7 @@ class ModelChoice(_Part):
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 
-    provider: Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
+    provider: Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1, max_length=64)]
     model: Annotated[Name, Field(validation_alias=AliasChoices("model", "model_name"))]
 
     @property
@@ -53,7 +53,7 @@ class NodeConfig(_Part):
     system_prompt: str = ""
     description: str = ""
     tools: tuple[Name, ...] = ()
-    interrupt_on: tuple[str, ...] | dict[str, Any] = ()
+    interrupt_on: Any = ()
     state_schema: dict[str, StateField] = Field(default_factory=dict)
 
 
@@ -87,10 +87,10 @@ class ToolDefinition(_Part):
 class Definition(_Part):
     """A whole agent: one root, its specialists and their tools."""
 
-    nodes: Annotated[tuple[Node, ...], Field(min_length=1)]
+    nodes: tuple[Node, ...]
     tool_definitions: tuple[ToolDefinition, ...] = ()
     name: str = ""
-    version: str | int | float = ""
+    version: Any = ""
 
     @property
     def root(self) -> Node:

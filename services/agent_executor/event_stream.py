@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from sse_starlette.event import ServerSentEvent
 
 from . import stream, strict_json
-from .errors import Finding, InvalidInput
+from .errors import Finding, InvalidInput, Unavailable
 from .job import TERMINAL
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class Streams:
         """Tell all streams to end, and wait until they have, at most `_END_S`."""
         self.ended.set()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._none_open.wait(), _END_S)
+            async with asyncio.timeout(_END_S):
+                await self._none_open.wait()
 
 
 def first_position(last_event_id: str | None) -> str:
@@ -80,7 +81,7 @@ async def follow(service: Service, job_id: str, position: str) -> AsyncIterator[
 async def _follow(
     service: Service, job_id: str, position: str, going_down: asyncio.Task[Any]
 ) -> AsyncIterator[ServerSentEvent]:
-    warned = False
+    warned, ended = False, None
     if await _missing(service, job_id, position):
         warned = True
         yield _warning(job_id)
@@ -98,14 +99,13 @@ async def _follow(
                 return
         if events:
             await asyncio.sleep(0)  # a long replay must not hold the loop
-        elif status := await _ended(service, job_id):
-            late = await _next(service, job_id, position, block_ms=1)
-            if late:
-                continue
-            if not warned:
+        elif ended:  # and its `end` had the time of one more look to arrive
+            if not warned and not await _is_last(service, job_id, position):
                 yield _warning(job_id)
-            yield _synthetic("end", {"status": status})
+            yield _synthetic("end", {"status": ended})
             return
+        else:
+            ended = await _ended(service, job_id)
 
 
 async def _next(service: Service, job_id: str, position: str, block_ms: int = _BLOCK_MS) -> list[stream.Event]:
@@ -130,8 +130,29 @@ async def _missing(service: Service, job_id: str, position: str) -> bool:
     return (fence, number) > (at_fence, at_number + 1) and number != 1
 
 
+async def is_over(service: Service, job_id: str, position: str) -> bool:
+    """Whether the event at `position` is the job's `end`, so that nothing can follow."""
+    last = await _last(service, job_id)
+    return last is not None and (last.id, last.event_type) == (position, "end")
+
+
+async def _is_last(service: Service, job_id: str, position: str) -> bool:
+    last = await _last(service, job_id)
+    return last is not None and last.id == position
+
+
+async def _last(service: Service, job_id: str) -> stream.Event | None:
+    try:
+        return await stream.last(service.events, job_id)
+    except _REDIS_AWAY:
+        return None
+
+
 async def _ended(service: Service, job_id: str) -> str | None:
-    status = (await service.ledger.job(job_id))["status"]
+    try:
+        status = (await service.ledger.job(job_id))["status"]
+    except Unavailable:
+        return None
     return status if status in TERMINAL else None
 
 

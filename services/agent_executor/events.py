@@ -23,13 +23,13 @@ from .strict_json import scrub
 Emit = Callable[[str, Any], None]
 
 _ROLES = {"human": "user", "ai": "assistant"}
-_LEFT_OUT = frozenset({"type", "additional_kwargs", "response_metadata", "example", "invalid_tool_calls"})
+_LEFT_OUT = frozenset({"type", "artifact", "additional_kwargs", "response_metadata", "example", "invalid_tool_calls"})
 
 
 def to_json(value: Any) -> Any:
     """`value` as plain JSON values: messages as message objects, dataclasses and pydantic models as objects."""
-    text = orjson.dumps(scrub(value, _ignore), default=_encode, option=orjson.OPT_NON_STR_KEYS)
-    return orjson.loads(text)
+    options = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
+    return orjson.loads(orjson.dumps(scrub(value, _ignore), default=_encode, option=options))
 
 
 def message_object(message: BaseMessage) -> dict[str, Any]:
@@ -149,9 +149,9 @@ def _encode(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return scrub(value.model_dump(), _ignore)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return scrub({field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, _ignore)
     if isinstance(value, set | frozenset | tuple):
-        return list(value)
+        return scrub(list(value), _ignore)
     if isinstance(value, bytes | bytearray):
         return base64.b64encode(value).decode()
     return {"type": f"{type(value).__module__}.{type(value).__qualname__}"}

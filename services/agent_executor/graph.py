@@ -103,6 +103,8 @@ class StorableMiddleware(AgentMiddleware):
         who = f"tool {request.tool_call['name']}"
         if isinstance(result, ToolMessage):
             return cast(ToolMessage, _storable(result, who))
+        if isinstance(result.update, list | tuple):
+            result = dataclasses.replace(result, update=dict(result.update))
         if isinstance(result.update, dict):
             update = {key: _storable_value(value, who) for key, value in result.update.items()}
             return dataclasses.replace(result, update=update)

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
 from nats.js.errors import APIError
 
 from . import definition, job, metrics, strict_json, tracing
@@ -46,6 +47,7 @@ class Intake:
 
     async def run(self) -> None:
         """Take messages in until drained or cancelled."""
+        self._stopped.clear()
         try:
             await self._broker.ready.wait()
             subscription = await self._broker.js.pull_subscribe_bind(self._broker.consumer, self._broker.stream)
@@ -101,7 +103,10 @@ class Intake:
         log.warning("message_refused", reason=reason, error=str(error))
         headers = {"Agent-Error": str(error)[:1000], "Agent-Subject": message.subject}
         try:
-            await self._broker.js.publish(f"{DEAD_SUBJECT}{reason}", message.data, headers=_one_line(headers))
+            try:
+                await self._broker.js.publish(f"{DEAD_SUBJECT}{reason}", message.data, headers=_one_line(headers))
+            except MaxPayloadError:  # it fitted without our headers
+                await self._broker.js.publish(f"{DEAD_SUBJECT}{reason}", message.data)
             await self._announce(message.data, error)
             await message.term()
         except (NatsError, APIError, Unavailable, OSError, TimeoutError) as failure:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
+from urllib.parse import unquote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -158,7 +159,7 @@ def from_http(content_type: str, headers: Mapping[str, str], body: Any) -> Submi
     if "ce-specversion" not in headers:
         wanted = f"must be {STRUCTURED}, or the event's attributes must come as ce-* headers"
         raise InvalidInput("invalid CloudEvent", [Finding("content-type", wanted)])
-    attributes = {name.removeprefix("ce-"): value for name, value in headers.items() if name.startswith("ce-")}
+    attributes = {name.removeprefix("ce-"): unquote(value) for name, value in headers.items() if name.startswith("ce-")}
     return from_event({**attributes, "data": body})
 
 

@@ -7,22 +7,17 @@ Owns every state a job goes through and the SQL that moves it there (`ledger.sql
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import psycopg
-from psycopg import AsyncConnection
-from psycopg.rows import DictRow, dict_row
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+from psycopg.rows import DictRow
 
-from . import metrics, sql, strict_json
-from .errors import Conflict, LeaseLost, NotFound, Unavailable
+from . import database, sql, strict_json
+from .database import Pool
+from .errors import Conflict, LeaseLost, NotFound
 from .job import TERMINAL, Outcome, Status, Submission, outcome_event, outcome_id, outcome_subject
-
-Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
 QUEUED_CHANNEL = "agent_executor_queued"
 FINISHED_CHANNEL = "agent_executor_finished"
@@ -53,23 +48,6 @@ class Receipt:
     is_new: bool
 
 
-def pool(dsn: str, max_size: int) -> Pool:
-    """The process's connection pool, not yet open. Connections are checked when they are taken, so that a restart of
-    PostgreSQL costs no job; autocommit and dict rows are what LangGraph's saver needs.
-    """
-    return AsyncConnectionPool(
-        dsn,
-        min_size=2,
-        max_size=max_size,
-        open=False,
-        kwargs={"autocommit": True, "row_factory": dict_row, "prepare_threshold": 0, "connect_timeout": 5},
-        connection_class=AsyncConnection[DictRow],
-        check=AsyncConnectionPool.check_connection,
-        timeout=5,
-        name="agent-executor",
-    )
-
-
 class Ledger:
     """The queries, as methods. Each raises Unavailable when PostgreSQL is away or has not been migrated."""
 
@@ -78,17 +56,6 @@ class Ledger:
         self._pool = pool
         self._targets = ["nats", "sink"] if sink else ["nats"]
         self._suffixes = ["", ":sink"][: len(self._targets)]
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection[DictRow]]:
-        try:
-            async with self._pool.connection() as connection:
-                yield connection
-        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
-            raise Unavailable("the database has no tables yet: apply the migrations") from None
-        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed) as error:
-            metrics.db_connection_errors.inc()
-            raise Unavailable(f"the database does not answer: {type(error).__name__}") from None
 
     async def accept(self, submission: Submission, traceparent: str | None = None) -> Receipt:
         """Commit a job, or find that it is here already; its run continues `traceparent`.
@@ -109,7 +76,7 @@ class Ledger:
             "input": strict_json.dumps(submission.input).decode(),
             "traceparent": traceparent,
         }
-        async with self._connection() as connection, connection.transaction():
+        async with database.connection(self._pool) as connection, connection.transaction():
             if await (await connection.execute(SQL["accept"], row)).fetchone():
                 await connection.execute(SQL["wake_workers"])
                 return Receipt(submission.job_id, Status.QUEUED, is_new=True)
@@ -134,9 +101,9 @@ class Ledger:
         held = {"job_ids": [claim.job_id for claim in claims], "fences": [claim.fence for claim in claims]}
         return {row["job_id"] for row in await self._rows("renew", lease_s=lease_s, **held)}
 
-    async def release(self, claim: Claim) -> None:
-        """Give a job back unfinished. Does nothing when the lease is lost already."""
-        await self._rows("release", job_id=claim.job_id, fence=claim.fence)
+    async def release(self, claim: Claim) -> bool:
+        """Give a job back unfinished; False when the lease was lost already."""
+        return bool(await self._rows("release", job_id=claim.job_id, fence=claim.fence))
 
     async def finish(self, claim: Claim, outcome: Outcome, traceparent: str | None) -> None:
         """Record `outcome` and put its CloudEvent into the outbox, in one transaction.
@@ -196,6 +163,6 @@ class Ledger:
         return True
 
     async def _rows(self, query: str, **parameters: Any) -> list[DictRow]:
-        async with self._connection() as connection:
+        async with database.connection(self._pool) as connection:
             cursor = await connection.execute(SQL[query], parameters)
             return await cursor.fetchall() if cursor.description else []

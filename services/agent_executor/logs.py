@@ -11,8 +11,8 @@ from typing import Any
 
 import structlog
 
-# Their lines below warning hold request addresses, or whole events with what the caller sent.
-_QUIET = ("httpcore", "httpx", "hvac", "sse_starlette", "urllib3")
+# Below warning they print request addresses, whole events with what the caller sent, or tracebacks of no concern.
+_QUIET = ("deepagents", "httpcore", "httpx", "hvac", "sse_starlette", "urllib3")
 
 
 def configure(level: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from .definition import ModelChoice
-from .errors import InvalidInput, ModelUnavailable
+from .errors import Finding, InvalidInput, ModelUnavailable
 from .job import findings_of
 
 if TYPE_CHECKING:
@@ -22,14 +22,23 @@ Credentials = Mapping[str, str]
 CredentialSource = Callable[[str], Awaitable[Credentials]]
 """provider -> {api_key, base_url}, either of which may be absent."""
 
-_RESERVED = frozenset({"api_key", "base_url"})
+# What a definition may say about a model. Where requests and keys go is the operator's: addresses, proxies and
+# headers are not among these, nor are files or clients of the provider's package.
+_OPTIONS = frozenset(
+    {
+        *("temperature", "top_p", "top_k", "min_p", "seed", "stop", "stop_sequences", "n", "timeout", "max_retries"),
+        *("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict", "num_ctx", "keep_alive"),
+        *("presence_penalty", "frequency_penalty", "repeat_penalty", "logit_bias", "logprobs", "top_logprobs"),
+        *("reasoning", "reasoning_effort", "thinking", "effort", "verbosity", "service_tier", "use_responses_api"),
+    }
+)
 
 
 def scripted(choice: ModelChoice, credentials: Credentials) -> BaseChatModel:
     """The deterministic model of demos, tests and benchmarks; needs no key."""
     from .scripted import ScriptedChatModel
 
-    return ScriptedChatModel(name=choice.model, **choice.options)
+    return ScriptedChatModel(**{**choice.options, "name": choice.model})
 
 
 def openai(choice: ModelChoice, credentials: Credentials) -> BaseChatModel:
@@ -49,10 +58,10 @@ def anthropic(choice: ModelChoice, credentials: Credentials) -> BaseChatModel:
     """Anthropic's messages API."""
     from langchain_anthropic import ChatAnthropic
 
-    options = _options(choice)
+    key, options = _key(choice, credentials), _options(choice)
     if "base_url" in credentials:
         options["base_url"] = credentials["base_url"]
-    return ChatAnthropic(model=choice.model, api_key=_key(choice, credentials), **options)
+    return ChatAnthropic(model=choice.model, api_key=key, **options)
 
 
 def ollama(choice: ModelChoice, credentials: Credentials) -> BaseChatModel:
@@ -97,4 +106,8 @@ def _key(choice: ModelChoice, credentials: Credentials) -> Any:
 
 
 def _options(choice: ModelChoice) -> dict[str, Any]:
-    return {name: value for name, value in choice.options.items() if name not in _RESERVED}
+    refused = sorted(set(choice.options) - _OPTIONS)
+    if refused:
+        findings = [Finding(f"model.{name}", "is not an option that a definition may set") for name in refused]
+        raise InvalidInput(f"invalid options for provider {choice.provider}", findings)
+    return choice.options

@@ -25,7 +25,8 @@ log = structlog.get_logger()
 async def wait(event: asyncio.Event, timeout_s: float = POLL_S) -> None:
     """Wait until `event` is set, at most `timeout_s`; clear it."""
     try:
-        await asyncio.wait_for(event.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):  # not wait_for: before Python 3.12 it can swallow a cancellation
+            await event.wait()
     except TimeoutError:
         return
     finally:

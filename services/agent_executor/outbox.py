@@ -1,7 +1,7 @@
 """Results on their way out: outbox rows -> NATS and K_SINK.
 
-Owns delivery, at least once and in order of recording: a row is marked published after the receiver confirmed it. What
-fails is tried again with growing pauses, by whichever process looks first.
+Owns delivery, at least once: a row is marked published after the receiver confirmed it. What fails is tried again with
+growing pauses, by whichever process looks first. Oldest first, but results of different jobs may overtake each other.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
-import psycopg
 import structlog
 from nats.errors import Error as NatsError
 from nats.js.errors import APIError
-from psycopg_pool import PoolTimeout
 
-from . import metrics, sql, strict_json, tracing
+from . import database, sql, strict_json, tracing
 from .broker import Broker
+from .database import Pool
+from .errors import Unavailable
 from .job import STRUCTURED
-from .ledger import Pool
 from .notify import wait
 
 SQL = sql.load("outbox.sql")
@@ -48,14 +47,13 @@ class Outbox:
             try:
                 while await self.flush():
                     pass
-            except (psycopg.Error, PoolTimeout) as error:
-                metrics.db_connection_errors.inc()
-                log.warning("outbox_unreadable", error=type(error).__name__)
+            except Unavailable as error:
+                log.warning("outbox_unreadable", error=str(error))
             await wait(self.due)
 
     async def flush(self) -> int:
         """Deliver one batch; returns how many rows were due and delivered."""
-        async with self._pool.connection() as connection, connection.transaction():
+        async with database.connection(self._pool) as connection, connection.transaction():
             cursor = await connection.execute(SQL["due"], {"target": self._target, "limit": _BATCH})
             rows = await cursor.fetchall()
             if not rows:
@@ -70,7 +68,8 @@ class Outbox:
     async def _try(self, row: Any) -> bool:
         try:
             with tracing.span("deliver result", row["event"].get("traceparent"), target=self._target):
-                await asyncio.wait_for(self._deliver(row["msg_id"], row["subject"], row["event"]), _TIMEOUT_S)
+                async with asyncio.timeout(_TIMEOUT_S):
+                    await self._deliver(row["msg_id"], row["subject"], row["event"])
         except (NatsError, APIError, httpx.HTTPError, OSError, TimeoutError) as error:
             log.warning("delivery_failed", target=self._target, msg_id=row["msg_id"], error=type(error).__name__)
             return False

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 from . import checkpoints, definition, graph
-from .errors import AgentExecutorError
+from .database import Pool
+from .errors import AgentExecutorError, Unavailable
 from .events import RunEvents, content, error_object, to_json
 from .job import Outcome, Status
 from .ledger import Claim
@@ -26,7 +27,7 @@ class Runner:
 
     def __init__(
         self,
-        pool: checkpoints.Pool,
+        pool: Pool,
         credentials_of: CredentialSource,
         *,
         max_steps: int,
@@ -38,15 +39,21 @@ class Runner:
         self._error_detail = error_detail
 
     async def run(self, claim: Claim, channel: Channel) -> Outcome:
-        """Run the job to its end. What goes wrong in it is an outcome too; only cancellation comes out as exception."""
+        """Run the job to its end; what goes wrong in it is an outcome too.
+
+        Raises:
+            Unavailable: a server this service needs is away; the job can go on later from its last checkpoint.
+        """
         try:
             return Outcome(Status.COMPLETED, result=await self._run(claim, channel))
+        except Unavailable:
+            raise
         except Exception as error:  # noqa: BLE001 - the job's boundary
             return Outcome(Status.FAILED, error=self._describe(error))
 
     async def _run(self, claim: Claim, channel: Channel) -> Any:
         compiled = await graph.build(definition.parse(claim.definition), self._credentials_of)
-        bound = compiled.copy({"checkpointer": checkpoints.saver(self._pool)})
+        bound = compiled.copy({"checkpointer": checkpoints.Saver(self._pool)})
         events = RunEvents(channel.emit)
         config: Any = {
             "configurable": {"thread_id": claim.job_id},

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import structlog
 
-from . import health, ledger, stream, tracing
+from . import database, health, ledger, stream, tracing
 from .broker import Broker
 from .event_stream import Streams
 from .health import Phase
@@ -41,7 +41,7 @@ class Service:
         self.streams = Streams()
         self._resources = AsyncExitStack()
         dsn = settings.dsn()
-        self.pool = ledger.pool(dsn, settings.postgres_pool_size)
+        self.pool = database.pool(dsn, settings.postgres_pool_size)
         self.ledger = ledger.Ledger(self.pool, sink=settings.k_sink is not None)
         self.listener = Listener(dsn)
         redis_url = settings.redis_url.get_secret_value()

@@ -111,7 +111,8 @@ class Publisher:
     async def flush(self, timeout_s: float) -> None:
         """Wait until everything queued was sent, at most `timeout_s`."""
         try:
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
         except TimeoutError:
             log.warning("events_lost", waiting=len(self._buffer))
 
@@ -127,6 +128,10 @@ class Publisher:
         for (_, event), stored in zip(batch, replies[::2], strict=False):
             if isinstance(stored, ResponseError) and "equal or smaller" in str(stored):
                 continue  # sent before, or by a worker that no longer owns the job
+            if isinstance(stored, ResponseError):  # this event's own trouble; the others must not wait for it
+                log.error("event_refused", event_id=event.id, error=str(stored))
+                metrics.redis_publish_errors.inc()
+                continue
             if isinstance(stored, Exception):
                 raise stored
             metrics.redis_publish.labels(event.event_type).inc()
@@ -168,8 +173,7 @@ async def read(redis: Redis, thread_id: str, after: str, block_ms: int) -> list[
     streams = replies.values() if isinstance(replies, dict) else [entries for _, entries in replies]
     found: list[Event] = []
     for entries in streams:
-        for event_id, fields in entries[0] if entries and isinstance(entries[0], list) else entries:
-            found.append(Event(event_id.decode(), fields[b"type"].decode(), fields[b"event"]))
+        found += [_event(*entry) for entry in (entries[0] if entries and isinstance(entries[0], list) else entries)]
     return found
 
 
@@ -177,3 +181,13 @@ async def first_id(redis: Redis, thread_id: str) -> str | None:
     """The id of the oldest event that is still there."""
     entries: Any = await redis.xrange(key(thread_id), count=1)
     return entries[0][0].decode() if entries else None
+
+
+async def last(redis: Redis, thread_id: str) -> Event | None:
+    """The newest event that is there."""
+    entries: Any = await redis.xrevrange(key(thread_id), count=1)
+    return _event(*entries[0]) if entries else None
+
+
+def _event(event_id: bytes, fields: dict[bytes, bytes]) -> Event:
+    return Event(event_id.decode(), fields[b"type"].decode(), fields[b"event"])

@@ -31,7 +31,7 @@ def loads(body: bytes, what: str = "body") -> Any:
         InvalidInput: with one finding; `what` names the document in it. Values are not echoed.
     """
     try:
-        value = json.loads(body, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+        value = json.loads(body.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
     except _Refused as refused:
         raise InvalidInput("not acceptable JSON", [Finding(what, str(refused))]) from None
     except RecursionError:

@@ -33,5 +33,7 @@ def _run(future: Future[Any], fn: Callable[..., Any], args: tuple[Any, ...], kwa
         return
     try:
         future.set_result(fn(*args, **kwargs))
-    except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+    except Exception as error:  # noqa: BLE001 - handed to whoever waits
         future.set_exception(error)
+    except BaseException as error:  # noqa: BLE001 - asyncio would let these two end the process
+        future.set_exception(RuntimeError(f"{type(error).__name__} in a thread: {error}"))

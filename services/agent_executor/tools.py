@@ -30,7 +30,7 @@ def _load(definition: ToolDefinition) -> BaseTool:
     namespace: dict[str, Any] = {"__name__": f"tool_script_{definition.name}"}
     try:
         exec(compile(definition.runtime.script, f"<tool {definition.name}>", "exec"), namespace)  # noqa: S102
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ToolScriptError(
             f"the script of tool {definition.name!r} fails: {type(error).__name__}: {error}"
         ) from error

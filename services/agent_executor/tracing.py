@@ -34,11 +34,12 @@ def configure(endpoint: str | None) -> None:
     if endpoint is None:
         return
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    _provider = TracerProvider(resource=Resource.create({"service.name": "agent-executor"}))
+    ours = Resource({"service.name": "agent-executor"})  # OTEL_SERVICE_NAME wins over it
+    _provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()))
     _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     _tracer = _provider.get_tracer("agent_executor")
 

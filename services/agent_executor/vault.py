@@ -16,7 +16,7 @@ from hvac.exceptions import Forbidden, InvalidPath, VaultError
 from requests.exceptions import RequestException
 
 from . import metrics
-from .errors import Unavailable
+from .errors import ModelUnavailable, Unavailable
 
 REFRESH_S = 300.0
 _TIMEOUT_S = 2
@@ -45,7 +45,8 @@ class Vault:
         """The secret `name` below our path, at most `REFRESH_S` old; empty where there is none.
 
         Raises:
-            Unavailable: Vault does not answer, or the token may not read this path.
+            Unavailable: Vault does not answer.
+            ModelUnavailable: the token may not read this path.
         """
         read_at, found = self._read.get(name, (-REFRESH_S, {}))
         if time.monotonic() - read_at < REFRESH_S:
@@ -63,8 +64,10 @@ class Vault:
             return {}
         except Forbidden:
             metrics.vault_auth_failures.inc()
-            raise Unavailable(f"Vault refuses to let this token read {self._mount}/{path}") from None
+            log.error("vault_refused", path=f"{self._mount}/{path}")
+            raise ModelUnavailable(f"Vault refuses to let this token read {self._mount}/{path}") from None
         except (VaultError, RequestException) as error:
+            log.warning("vault_unavailable", path=f"{self._mount}/{path}", error=type(error).__name__)
             raise Unavailable(f"Vault cannot be read: {type(error).__name__} at {self._mount}/{path}") from None
         data: dict[str, str] = answer["data"]["data"]
         return data

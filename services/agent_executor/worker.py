@@ -59,13 +59,15 @@ class Worker:
         self._lease_s = lease_s
         self._running: dict[asyncio.Task[None], Claim] = {}
         self._draining = False
+        self._claiming = asyncio.Lock()
 
     async def run(self) -> None:
         """Claim and run jobs until drained or cancelled."""
         renewals = asyncio.create_task(self._renew(), name="leases")
         try:
             while not self._draining:
-                await self._claim()
+                async with self._claiming:
+                    await self._claim()
                 await wait(self._queued)
         finally:
             renewals.cancel()
@@ -74,7 +76,8 @@ class Worker:
         """Claim nothing more, let running jobs finish for `grace_s`, then give the rest back to the queue."""
         self._draining = True
         self._queued.set()
-        tasks = list(self._running)
+        async with self._claiming:  # a claim that is under way makes its jobs ours
+            tasks = list(self._running)
         if not tasks:
             return
         _, unfinished = await asyncio.wait(tasks, timeout=grace_s)
@@ -85,7 +88,7 @@ class Worker:
 
     async def _claim(self) -> None:
         free = self._slots - len(self._running)
-        if not free:
+        if not free or self._draining:
             return
         try:
             claims = await self._ledger.claim(self.name, free, self._lease_s)
@@ -119,6 +122,11 @@ class Worker:
             except LeaseLost as error:
                 log.warning("lease_lost", error=str(error))
                 return
+            except Unavailable as error:  # a server that is away is no outcome: the job goes on when it is back
+                log.warning("job_postponed", reason=str(error))
+                await asyncio.sleep(_RETRY_S)
+                await self._release(claim)
+                return
             except asyncio.CancelledError:
                 await self._release(claim)
                 raise
@@ -148,8 +156,8 @@ class Worker:
 
     async def _release(self, claim: Claim) -> None:
         try:
-            await self._ledger.release(claim)
-            log.info("job_released")
+            if await self._ledger.release(claim):
+                log.info("job_released")
         except Unavailable as error:  # its lease runs out, and somebody else takes it
             log.warning("release_failed", error=str(error))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.fixtures.nats import own_nats
-from tests.integration.fixtures.postgres import database, shared_database, template
+from tests.integration.fixtures.postgres import database, own_postgres, shared_database, template
 from tests.integration.fixtures.redis import own_redis
 from tests.integration.fixtures.service import place, service, start_service
 from tier3.stack import Stack, start
@@ -15,6 +15,7 @@ from tier3.stack import Stack, start
 __all__ = [
     "database",
     "own_nats",
+    "own_postgres",
     "own_redis",
     "place",
     "service",

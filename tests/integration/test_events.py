@@ -65,10 +65,11 @@ def test_a_reader_that_is_cut_off_misses_and_repeats_nothing(service: Service) -
     assert whole[-1].event == "end"
 
 
-def test_a_reader_of_a_finished_job_that_saw_everything_gets_its_end_again_or_nothing_new(service: Service) -> None:
+def test_a_reader_that_saw_the_end_is_told_to_come_back_no_more(service: Service) -> None:
     service.run(adder(), "seen")
     before_end, end = follow(service, "seen")[-2:]
     assert follow(service, "seen", after=before_end.id) == [end]
+    assert service.http.get("/v1/jobs/seen/events", headers={"Last-Event-ID": str(end.id)}).status_code == 204
 
 
 def test_events_that_are_gone_are_announced_and_the_end_comes_from_the_ledger(service: Service) -> None:

@@ -153,6 +153,19 @@ async def test_a_failing_tool_fails_the_job(service: Service) -> None:
     assert announced["data"] == {"job_id": "boom", "error": done["error"]}
 
 
+@pytest.mark.parametrize("where", ["script", "tool"])
+def test_a_tool_that_exits_fails_its_job_and_not_the_service(service: Service, where: str) -> None:
+    source = (
+        "import sys\nfrom langchain_core.tools import tool\n@tool\n"
+        "def leave() -> str:\n    'Leaves.'\n    sys.exit(3)\n"
+    )
+    source += "sys.exit(3)\n" if where == "script" else ""
+    done = service.run(agent([{"tool_calls": [{"name": "leave"}]}], tools=[tool("leave", source)]), f"left-{where}")
+    assert done["status"] == "failed"
+    assert "SystemExit" in done["error"]["message"]
+    assert service.run(adder(), f"next-{where}")["status"] == "completed"
+
+
 def test_a_model_that_calls_an_unknown_tool_is_told_so(service: Service) -> None:
     done = service.run(agent([{"tool_calls": [{"name": "nowhere"}]}, {"text": "{last}"}]), "unknown-tool")
     assert done["status"] == "completed"
@@ -243,6 +256,12 @@ async def test_another_body_under_the_same_id_is_refused(service: Service) -> No
     assert buried == other
     assert "taken" in headers_["Agent-Error"]
     assert service.job("taken")["status"] == "completed"
+
+
+def test_an_id_may_hold_slashes_and_spaces(service: Service) -> None:
+    answer = service.submit(agent([{"text": "x"}]), "a b/c?d#ü")
+    assert service.http.get(answer.headers["location"]).json()["job_id"] == "a b/c?d#ü"
+    assert "event: end" in service.http.get(f"{answer.headers['location']}/events").text
 
 
 def test_jobs_are_listed_newest_first_page_by_page(service: Service) -> None:

@@ -19,7 +19,7 @@ from tests.integration.fixtures.nats import messages, publish
 from tests.integration.fixtures.postgres import Database
 from tests.integration.fixtures.redis import stored_events
 from tests.integration.fixtures.service import Service, Starter
-from tier3.stack import Nats, Postgres, Stack
+from tier3.stack import Nats, Postgres, Stack, Vault
 
 COUNTING = """
 import pathlib
@@ -140,6 +140,37 @@ def test_postgres_restarted_fails_no_job(start_service: Starter, steps: Steps, s
     steps.open()
     assert service.ended("through")["status"] == "completed"
     assert service.run(adder(), "after")["status"] == "completed"
+
+
+def test_an_outage_of_postgres_during_a_step_is_no_failure(
+    own_postgres: Database, start_service: Starter, steps: Steps
+) -> None:
+    service = start_service(**own_postgres.environment).ready()
+    service.submit(steps.definition, "outage")
+    service.until(lambda: waits_at_the_gate(service, "outage"), "the job does not start")
+    own_postgres.server.kill()
+    steps.open()
+    service.until(lambda: "job_postponed" in service.log.read_text(), "the job does not notice")
+    own_postgres.server.start()
+    done = service.ended("outage")
+    assert (done["status"], done["result"]["output"]) == ("completed", "opened")
+    assert steps.counted == 1
+
+
+async def test_an_outage_of_vault_is_no_failure(start_service: Starter, tmp_path: Path) -> None:
+    vault = Vault(tmp_path)
+    vault.start()
+    service = start_service(VAULT_ADDR=vault.addr).ready()
+    vault.stop()
+    definition = agent([{"text": "x"}])
+    definition["nodes"][0]["config"]["model"] = {"provider": "openai", "model": "x"}
+    service.submit(definition, "no-vault")
+    service.until(lambda: "job_postponed" in service.log.read_text(), "the job does not notice")
+    assert service.job("no-vault")["status"] in ("queued", "running")
+    vault.start()
+    done = service.ended("no-vault")
+    assert done["error"]["type"] == "ModelUnavailable"  # Vault answers that it has no key
+    vault.stop()
 
 
 async def test_nats_restarted_is_listened_to_again(start_service: Starter, own_nats: Nats) -> None:

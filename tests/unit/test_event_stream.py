@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from agent_executor import event_stream
-from agent_executor.errors import InvalidInput
+from agent_executor.errors import InvalidInput, Unavailable
 from agent_executor.event_stream import BEGINNING, Streams, first_position, follow
 
 CANARY = "canary-4711"
@@ -35,18 +36,30 @@ class FakeService:
         if self.away:
             raise RedisConnectionError
         [(key, after)] = streams.items()
-        entries = [
+        with suppress(TimeoutError):
+            async with asyncio.timeout(block / 1000):
+                while not self._after(after):  # noqa: ASYNC110 - a list has no event
+                    await asyncio.sleep(0)
+        entries = self._after(after)
+        return [[key, entries[:count]]] if entries else []
+
+    def _after(self, position: str) -> list[Any]:
+        return [
             (event_id.encode(), {b"type": kind.encode(), b"event": json.dumps({"event_type": kind}).encode()})
             for event_id, kind in self.stored
-            if _order(event_id) > _order(after)
+            if _order(event_id) > _order(position)
         ]
-        return [[key, entries[:count]]] if entries else []
 
     async def xrange(self, key: str, *, count: int) -> Any:
         assert key == "langgraph:events:job-1"
         if self.away:
             raise RedisConnectionError
-        return [(event_id.encode(), {}) for event_id, _ in self.stored[:count]]
+        return [
+            (event_id.encode(), {b"type": kind.encode(), b"event": b"{}"}) for event_id, kind in self.stored[:count]
+        ]
+
+    async def xrevrange(self, key: str, *, count: int) -> Any:
+        return (await self.xrange(key, count=len(self.stored)))[::-1][:count]
 
     async def job(self, job_id: str) -> dict[str, Any]:
         assert job_id == "job-1"
@@ -142,7 +155,8 @@ async def test_a_gap_is_announced_once_and_the_rest_follows(ids: list[str], posi
 
 
 @pytest.mark.parametrize(
-    ("ids", "position"), [(["1-1"], BEGINNING), (["1-5"], "1-4"), (["1-5"], "1-5"), (["1-1", "2-1"], "1-1"), (["2-1"], BEGINNING)]
+    ("ids", "position"),
+    [(["1-1"], BEGINNING), (["1-5"], "1-4"), (["1-5"], "1-5"), (["1-1", "2-1"], "1-1"), (["2-1"], BEGINNING)],
 )
 async def test_where_nothing_is_missing_nobody_is_warned(ids: list[str], position: str) -> None:
     service = FakeService(*ids)
@@ -170,6 +184,33 @@ async def test_an_end_that_arrives_between_two_looks_is_not_missed() -> None:
         if "end" not in [kind for _, kind in service.stored]:
             service.store("1-2", "end")
         return {"status": "completed"}
+
+    service.job = job  # type: ignore[method-assign]
+    assert await heard(service) == [("1-1", "x"), ("1-2", "end")]
+
+
+async def test_an_end_that_is_still_on_its_way_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outcome is committed first, its `end` is sent then."""
+    monkeypatch.setattr(event_stream._next, "__defaults__", (100,))
+    service = FakeService("1-1")
+
+    async def job(job_id: str) -> dict[str, Any]:
+        asyncio.get_running_loop().call_later(0.02, service.store, "1-2", "end")
+        return {"status": "completed"}
+
+    service.job = job  # type: ignore[method-assign]
+    assert await heard(service) == [("1-1", "x"), ("1-2", "end")]
+
+
+async def test_a_reader_is_not_cut_off_while_the_database_is_away() -> None:
+    service = FakeService("1-1")
+    failures = [Unavailable("away")] * 2
+
+    async def job(job_id: str) -> dict[str, Any]:
+        if failures:
+            raise failures.pop()
+        service.store("1-2", "end")
+        return {"status": "running"}
 
     service.job = job  # type: ignore[method-assign]
     assert await heard(service) == [("1-1", "x"), ("1-2", "end")]

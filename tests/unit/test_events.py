@@ -134,7 +134,7 @@ def test_the_roots_state_is_an_event_and_a_subagents_is_none(heard: Heard) -> No
 
 def test_tokens(heard: Heard) -> None:
     metadata = {"langgraph_node": "model", "langgraph_checkpoint_ns": "model:1"}
-    heard.run.on_item((), "messages", (AIMessageChunk("Hel", id="m"), metadata))
+    heard.run.on_item((), "messages", (AIMessageChunk(content="Hel", id="m"), metadata))
     assert heard.events == [
         ("on_llm_stream", {"message_id": "m", "node": "model", "path": [], "content": "Hel"}),
     ]
@@ -142,13 +142,15 @@ def test_tokens(heard: Heard) -> None:
 
 def test_chunks_of_tool_calls_are_tokens_too(heard: Heard) -> None:
     chunks: Any = [{"name": "add", "args": "", "id": "c", "index": 0}]
-    heard.run.on_item((), "messages", (AIMessageChunk("", tool_call_chunks=chunks), {}))
+    heard.run.on_item((), "messages", (AIMessageChunk(content="", tool_call_chunks=chunks), {}))
     [(event_type, data)] = heard.events
     assert event_type == "on_llm_stream"
     assert data["tool_call_chunks"][0]["name"] == "add"
 
 
-@pytest.mark.parametrize("message", [AIMessageChunk(""), AIMessage("whole"), ToolMessage("5", tool_call_id="c")])
+@pytest.mark.parametrize(
+    "message", [AIMessageChunk(content=""), AIMessage("whole"), ToolMessage("5", tool_call_id="c")]
+)
 def test_what_is_no_token_is_no_event(heard: Heard, message: BaseMessage) -> None:
     heard.run.on_item((), "messages", (message, {}))
     assert heard.events == []
@@ -160,6 +162,15 @@ def test_a_graph_can_send_warnings_and_nothing_else(heard: Heard, payload: Any) 
     assert heard.events == []
     heard.run.on_item((), "custom", {"event_type": "warning", "data": {"message": "m"}})
     assert heard.events == [("warning", {"message": "m"})]
+
+
+def test_a_state_that_cannot_be_shown_costs_its_event_and_not_the_run(heard: Heard) -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    heard.run.on_item((), "values", {"messages": endless})
+    [(event_type, data)] = heard.events
+    assert (event_type, data["about"]) == ("warning", "on_state_update")
+    assert "RecursionError" in data["message"]
 
 
 async def begin(heard: Heard, name: str = "add", ns: str = "tools:1", **inputs: Any) -> UUID:
@@ -212,7 +223,7 @@ async def test_the_path_names_the_subagents_around_a_token(heard: Heard) -> None
     await begin(heard, "task", ns="tools:1|tools:2", subagent_type="Inner", description="x")
     for namespace in ("model:0", "tools:1|model:1", "tools:1|tools:2|model:2"):
         metadata = {"langgraph_checkpoint_ns": namespace}
-        heard.run.on_item((), "messages", (AIMessageChunk("x"), metadata))
+        heard.run.on_item((), "messages", (AIMessageChunk(content="x"), metadata))
     assert [data["path"] for kind, data in heard.events if kind == "on_llm_stream"] == [
         [],
         ["Outer"],

@@ -25,7 +25,8 @@ async def run(document: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, 
     built = await graph.build(definition.parse(document), no_credentials)
     state: dict[str, Any] = {}
     said: list[dict[str, Any]] = []
-    async for namespace, mode, payload in built.astream(INPUT, stream_mode=["values", "custom"], subgraphs=True):  # type: ignore[call-overload]
+    items: Any = built.astream(INPUT, stream_mode=["values", "custom"], subgraphs=True)
+    async for namespace, mode, payload in items:
         if mode == "custom":
             said.append(payload)
         elif not namespace:

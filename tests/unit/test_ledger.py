@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg_pool import PoolClosed, PoolTimeout
 
-from agent_executor import job, ledger, metrics
+from agent_executor import database, job, metrics
 from agent_executor.errors import Unavailable
 from agent_executor.job import Outcome, Status
 from agent_executor.ledger import Claim, Ledger
@@ -46,7 +46,7 @@ class BrokenPool:
 
 @pytest.mark.parametrize("call", CALLS)
 async def test_every_query_is_unavailable_on_a_pool_that_is_not_open(call: Callable[[Ledger], Awaitable[Any]]) -> None:
-    closed = ledger.pool(f"host=nowhere.invalid password={SECRET}", 2)
+    closed = database.pool(f"host=nowhere.invalid password={SECRET}", 2)
     with pytest.raises(Unavailable, match="the database does not answer") as raised:
         await call(Ledger(closed))
     assert SECRET not in str(raised.value)
@@ -83,6 +83,6 @@ async def test_a_mistake_of_ours_is_no_outage() -> None:
 
 
 def test_the_pool_checks_its_connections_and_is_not_opened_by_itself() -> None:
-    pool = ledger.pool("host=nowhere.invalid", 7)
+    pool = database.pool("host=nowhere.invalid", 7)
     assert pool.closed
     assert pool.max_size == 7

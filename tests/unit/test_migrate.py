@@ -35,7 +35,13 @@ def test_the_defaults_are_those_of_the_contract() -> None:
 
 def test_variables_are_used_and_empty_ones_are_not() -> None:
     found = settings(
-        {"POSTGRES_PASSWORD": "a b'c", "POSTGRES_HOST": "db", "POSTGRES_PORT": "6543", "POSTGRES_DB": "", "MIGRATION_DIR": "m"}
+        {
+            "POSTGRES_PASSWORD": "a b'c",
+            "POSTGRES_HOST": "db",
+            "POSTGRES_PORT": "6543",
+            "POSTGRES_DB": "",
+            "MIGRATION_DIR": "m",
+        }
     )
     dsn = conninfo_to_dict(found.dsn)
     assert (dsn["host"], str(dsn["port"]), dsn["dbname"], dsn["password"]) == ("db", "6543", "langgraph_dev", "a b'c")

@@ -95,9 +95,21 @@ def test_bad_options_are_named_and_not_repeated() -> None:
     assert CANARY not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("provider", "options"),
-    [("openai", {"stream_usage": False}), ("scripted", {"name": "other", "replies": [{"text": "x"}]})],
-)
-def test_an_option_that_we_set_ourselves_is_no_surprise(provider: str, options: dict[str, Any]) -> None:
-    assert models.create(choice(provider, **options), CREDENTIALS)
+def test_a_scripted_model_is_named_as_the_definition_says() -> None:
+    made = models.create(choice("scripted", name="other", replies=[{"text": "x"}]), {})
+    assert made.name == choice("scripted").model
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "ollama"])
+@pytest.mark.parametrize("option", ["stream_usage", "default_headers", "http_client", "custom"])
+def test_an_option_that_is_not_a_definitions_is_refused_by_name(provider: str, option: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        models.create(choice(provider, **{option: CANARY}), CREDENTIALS)
+    assert [finding.field for finding in raised.value.findings] == [f"model.{option}"]
+    assert CANARY not in str(raised.value)
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "ollama"])
+def test_sampling_is_the_definitions(provider: str) -> None:
+    made: Any = models.create(choice(provider, temperature=0.5), CREDENTIALS)
+    assert made.temperature == 0.5

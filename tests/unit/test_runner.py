@@ -10,13 +10,13 @@ import pytest
 from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
-from agent_executor import checkpoints, ledger
+from agent_executor import checkpoints, database
 from agent_executor.job import Status
 from agent_executor.ledger import Claim
 from agent_executor.runner import Runner, output
 from tests.definitions import INPUT, adder, agent, tool
 
-POOL = ledger.pool("host=nowhere.invalid", 2)
+POOL = database.pool("host=nowhere.invalid", 2)
 HEAD = "from langchain_core.tools import tool\n"
 
 
@@ -37,7 +37,7 @@ class Heard:
 def memory(monkeypatch: pytest.MonkeyPatch) -> InMemorySaver:
     """Stands for PostgreSQL's checkpoints."""
     saver = InMemorySaver()
-    monkeypatch.setattr(checkpoints, "saver", lambda pool: saver)
+    monkeypatch.setattr(checkpoints, "Saver", lambda pool: saver)
     return saver
 
 
@@ -53,8 +53,9 @@ def runner(max_steps: int = 100, **options: Any) -> Runner:
     return Runner(POOL, no_credentials, max_steps=max_steps, **options)
 
 
-async def run(definition: dict[str, Any], heard: Any = None, **options: Any) -> Any:
-    return await runner(**options).run(claim(definition), heard or Heard())
+async def run(definition: dict[str, Any], heard: Heard | None = None, **options: Any) -> Any:
+    channel: Any = heard or Heard()
+    return await runner(**options).run(claim(definition), channel)
 
 
 async def test_a_job_completes_with_the_last_messages_content_and_says_what_it_does() -> None:

@@ -23,7 +23,7 @@ def test_the_defaults_are_those_of_the_contract(settings: Settings) -> None:
     assert (settings.nats_stream_name, settings.nats_consumer_group) == ("AGENT_EXECUTION", "agent-executor-workers")
     assert (settings.vault_mount, settings.vault_path) == ("secret", "agent-executor")
     assert (settings.log_level, settings.error_detail) == ("info", "full")
-    assert settings.k_sink is settings.vault_addr is settings.vault_token is None
+    assert (settings.k_sink, settings.vault_addr, settings.vault_token) == (None, None, None)
 
 
 def test_all_that_is_missing_and_all_that_is_wrong_is_named_at_once(

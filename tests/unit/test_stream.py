@@ -92,11 +92,11 @@ async def publisher(redis: FakeRedis) -> AsyncIterator[Publisher]:
 
 
 def errors_counted() -> float:
-    return metrics.redis_publish_errors._value.get()
+    return float(metrics.redis_publish_errors._value.get())
 
 
 def sent_counted(event_type: str) -> float:
-    return metrics.redis_publish.labels(event_type)._value.get()
+    return float(metrics.redis_publish.labels(event_type)._value.get())
 
 
 async def test_an_event_is_published_and_stored(redis: FakeRedis, publisher: Publisher) -> None:
@@ -124,7 +124,9 @@ async def test_events_keep_their_order_and_go_in_batches(redis: FakeRedis, publi
     assert [json.loads(body)["id"] for channel, body in redis.published if channel.endswith(":a")] == wanted
 
 
-async def test_events_emitted_while_a_batch_is_under_way_go_with_the_next(redis: FakeRedis, publisher: Publisher) -> None:
+async def test_events_emitted_while_a_batch_is_under_way_go_with_the_next(
+    redis: FakeRedis, publisher: Publisher
+) -> None:
     redis.gate = asyncio.Event()
     channel = publisher.channel("a", 1, "t")
     channel.emit("x", None)
@@ -169,7 +171,9 @@ async def test_a_batch_that_arrived_although_it_failed_is_stored_once(
     assert redis.streams["langgraph:events:a"] == ["1-1", "1-2"]
 
 
-async def test_what_a_worker_that_lost_its_job_still_sends_is_not_stored(redis: FakeRedis, publisher: Publisher) -> None:
+async def test_what_a_worker_that_lost_its_job_still_sends_is_not_stored(
+    redis: FakeRedis, publisher: Publisher
+) -> None:
     before = sent_counted("late")
     old, new = publisher.channel("a", 1, "t"), publisher.channel("a", 2, "t")
     old.emit("x", None)

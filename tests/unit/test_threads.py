@@ -14,6 +14,7 @@ import pytest
 from agent_executor import threads
 from agent_executor.threads import DaemonThreads
 
+
 def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=10)
 

@@ -29,12 +29,20 @@ def test_the_example_adds() -> None:
 
 
 def test_a_script_may_hold_helpers_and_several_tools() -> None:
-    source = "def double(x): return 2 * x\n@tool\ndef other() -> int:\n    'O.'\n    return 1\n@tool\ndef one(x: int) -> int:\n    'Doubles.'\n    return double(x)\n"
+    source = (
+        "def double(x):\n    return 2 * x\n"
+        "@tool\ndef other() -> int:\n    'O.'\n    return 1\n"
+        "@tool\ndef one(x: int) -> int:\n    'Doubles.'\n    return double(x)\n"
+    )
     assert made("one", source).invoke({"x": 4}) == 8
 
 
 def test_a_tool_may_be_a_class_and_have_a_name_of_its_own() -> None:
-    source = "class Mine(BaseTool):\n    name: str = 'my tool'\n    description: str = 'd'\n    def _run(self) -> str:\n        return 'ran'\nmine = Mine()\n"
+    source = (
+        "class Mine(BaseTool):\n    name: str = 'my tool'\n    description: str = 'd'\n"
+        "    def _run(self) -> str:\n        return 'ran'\n"
+        "mine = Mine()\n"
+    )
     assert made("my tool", source).invoke({}) == "ran"
 
 

@@ -12,7 +12,7 @@ from hvac.exceptions import Forbidden, InvalidPath, VaultDown
 from requests.exceptions import ConnectionError as RequestsConnectionError
 
 from agent_executor import metrics, vault
-from agent_executor.errors import Unavailable
+from agent_executor.errors import ModelUnavailable, Unavailable
 from agent_executor.vault import Credentials, Vault
 
 TOKEN = "token-4711"
@@ -79,7 +79,7 @@ async def test_a_secret_is_read_again_only_when_it_is_old(
 async def test_a_refusal_is_counted_and_says_which_path(client: FakeClient, secrets: Vault) -> None:
     before = metrics.vault_auth_failures._value.get()
     client.failure = Forbidden(f"permission denied for {TOKEN}")
-    with pytest.raises(Unavailable, match="secret/agent-executor/a") as raised:
+    with pytest.raises(ModelUnavailable, match="secret/agent-executor/a") as raised:
         await secrets.secret("a")
     assert TOKEN not in str(raised.value)
     assert metrics.vault_auth_failures._value.get() == before + 1

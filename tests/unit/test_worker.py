@@ -136,7 +136,7 @@ async def house(
 
 
 async def until(condition: Any) -> None:
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - any condition
         await asyncio.sleep(0)
 
 
@@ -165,14 +165,14 @@ async def test_a_failed_job_is_announced_with_its_error_but_not_its_trace() -> N
 
 
 async def test_no_more_jobs_run_than_there_are_slots() -> None:
-    ids = [str(number) for number in range(10)]
+    ids = [str(number) for number in range(6)]
     async with house(FakeLedger(*ids), slots=3) as it:
-        await until(lambda: len(it.runner.gates) == 3)
-        it.runner.open(*ids)
-        await until(lambda: len(it.ledger.finished) == 10)
+        for started, job_id in zip([3, 4, 5, 6, 6, 6], ids, strict=True):
+            await until(lambda started=started: len(it.runner.gates) == started)
+            it.runner.open(job_id)
+        await until(lambda: len(it.ledger.finished) == 6)
         assert it.runner.most_at_once == 3
-        assert max(it.ledger.asked) == 3
-        assert min(it.ledger.asked) >= 1
+        assert all(1 <= slots <= 3 for slots in it.ledger.asked)
 
 
 async def test_a_job_that_ends_makes_room_for_the_next_at_once() -> None:

@@ -1,0 +1,95 @@
+"""Which module may import which: the layers of DESIGN.md, read from the sources."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import agent_executor
+
+PACKAGE = Path(agent_executor.__file__).parent
+LEAVES = {"errors", "job", "strict_json", "sql", "metrics", "tracing"}
+ADAPTERS = {"database", "ledger", "checkpoints", "stream", "outbox", "vault", "broker", "notify", "metrics"}
+CORE = {
+    "errors": set[str](),
+    "strict_json": {"errors"},
+    "job": {"errors", "strict_json"},
+    "definition": {"errors", "job"},
+    "tools": {"errors", "definition"},
+    "scripted": set[str](),
+    "models": {"errors", "job", "definition", "scripted"},
+    "graph": {"strict_json", "definition", "tools", "models"},
+}
+
+
+def _names(path: Path, *, types: bool) -> set[str]:
+    """Names of the package's modules that a module imports, anywhere in it; `types`: its types as well."""
+    found: set[str] = set()
+    tree = ast.parse(path.read_text())
+    if not types:
+        tree.body = [each for each in tree.body if not (isinstance(each, ast.If) and "TYPE_CHECKING" in ast.dump(each))]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            found |= {node.module.partition(".")[0]} if node.module else {each.name for each in node.names}
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            whole = [node.module or ""] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names]
+            assert not [name for name in whole if name.partition(".")[0] == "agent_executor"], "use relative imports"
+    return found & MODULES
+
+
+MODULES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} | {"migrate"}
+IMPORTS = {name: _names(PACKAGE / f"{name}.py", types=True) for name in sorted(MODULES - {"migrate"})}
+
+
+def test_there_are_no_cycles() -> None:
+    needed = {name: _names(PACKAGE / f"{name}.py", types=False) for name in IMPORTS}
+    assert [*TopologicalSorter(needed).static_order()]
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_the_core_is_built_in_layers(module: str) -> None:
+    assert IMPORTS[module] <= CORE[module]
+
+
+@pytest.mark.parametrize("module", sorted(ADAPTERS))
+def test_an_adapter_knows_errors_job_and_leaves_and_other_adapters_only(module: str) -> None:
+    assert IMPORTS[module] <= LEAVES | ADAPTERS
+
+
+@pytest.mark.parametrize("module", sorted(LEAVES - {"job", "strict_json"}))
+def test_a_leaf_imports_nothing(module: str) -> None:
+    assert IMPORTS[module] == set()
+
+
+def test_only_those_who_wire_read_settings() -> None:
+    assert {name for name, imported in IMPORTS.items() if "settings" in imported} <= {"app", "service", "__main__"}
+
+
+def test_only_the_app_knows_the_service() -> None:
+    """`api` and `event_stream` know its type, and are given one."""
+    assert {name for name, imported in IMPORTS.items() if "service" in imported} <= {"app", "api", "event_stream"}
+
+
+@pytest.mark.parametrize("module", ["graph", "runner", "worker", "intake", "models", "tools"])
+def test_nothing_that_does_work_knows_http(module: str) -> None:
+    assert not IMPORTS[module] & {"api", "api_models", "app", "event_stream", "health", "service"}
+
+
+def test_the_worker_knows_no_graph_and_no_broker() -> None:
+    assert not IMPORTS["worker"] & {"graph", "runner", "definition", "broker", "intake", "outbox"}
+
+
+def test_the_migration_runner_imports_nothing_of_the_service() -> None:
+    found: set[str] = set()
+    for path in (PACKAGE / "migrate").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {each.name.partition(".")[0] for each in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level <= 1, f"{path} imports from the service"
+                found |= {(node.module or "").partition(".")[0]} if node.level == 0 else set()
+    assert "agent_executor" not in found
+    assert "psycopg" in found

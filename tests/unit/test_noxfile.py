@@ -1,0 +1,82 @@
+"""noxfile.py, read without nox: the sessions that the contract names, and that each explains itself."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = ast.parse((Path(__file__).parents[2] / "noxfile.py").read_text())
+LINE = 120
+
+
+def _decorator(function: ast.FunctionDef) -> ast.Call | None:
+    for each in function.decorator_list:
+        if isinstance(each, ast.Call) and ast.unparse(each.func) == "nox.session":
+            return each
+    return None
+
+
+SESSIONS = {each.name: each for each in SOURCE.body if isinstance(each, ast.FunctionDef) and _decorator(each)}
+
+
+def _keyword(name: str, key: str) -> object:
+    decorator = _decorator(SESSIONS[name])
+    assert decorator is not None
+    found = [each.value for each in decorator.keywords if each.arg == key]
+    return ast.literal_eval(found[0]) if found else None
+
+
+def _default_sessions() -> list[str]:
+    for each in SOURCE.body:
+        if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "nox.options.sessions":
+            found: list[str] = ast.literal_eval(each.value)
+            return found
+    return []
+
+
+def test_the_local_check_is_the_default() -> None:
+    assert _default_sessions() == ["lint", "unit", "integration"]
+
+
+@pytest.mark.parametrize("name", ["lint", "unit", "integration", "run", "migrations"])
+def test_the_sessions_of_the_contract_exist(name: str) -> None:
+    assert name in SESSIONS
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_only_the_default_sessions_run_unasked(name: str) -> None:
+    assert (_keyword(name, "default") is not False) == (name in _default_sessions())
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_a_sessions_docstring_is_its_line_in_the_table_of_contents(name: str) -> None:
+    first, *rest = (ast.get_docstring(SESSIONS[name]) or "").splitlines()
+    assert first.endswith(".")
+    assert 20 <= len(first) <= LINE
+    assert not rest or not rest[0]
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_a_session_hands_on_its_arguments(name: str) -> None:
+    called = {ast.unparse(each.func) for each in ast.walk(SESSIONS[name]) if isinstance(each, ast.Call)}
+    helpers = [each for each in SOURCE.body if isinstance(each, ast.FunctionDef) and each.name in called]
+    assert any("session.posargs" in ast.unparse(each) for each in [SESSIONS[name], *helpers])
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_a_session_says_who_calls_it(name: str) -> None:
+    tags = _keyword(name, "tags")
+    assert isinstance(tags, list)
+    assert {*tags} <= {"local", "ci"}
+    assert tags
+
+
+def test_run_is_never_called_by_ci() -> None:
+    assert _keyword("run", "tags") == ["local"]
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_a_session_is_about_ten_lines(name: str) -> None:
+    assert len(ast.unparse(SESSIONS[name]).splitlines()) <= 16
