@@ -37,9 +37,9 @@ def sync(session: nox.Session, *groups: str) -> None:
     session.run_install(*uv, *(f"--group={group}" for group in groups), env={"UV_PROJECT_ENVIRONMENT": here})
 
 
-def tests(session: nox.Session, stage: str) -> None:
+def tests(session: nox.Session, stage: str, *options: str) -> None:
     """Run tests/<stage> with coverage, between a banner and a verdict; arguments go to pytest."""
-    pytest = ("python", "-m", "pytest", "-p", "tier3.verdict", f"--stage={stage}", "--cov", HTML)
+    pytest = ("python", "-m", "pytest", "-p", "tier3.verdict", f"--stage={stage}", "--cov", HTML, *options)
     session.run(*pytest, f"tests/{stage}", *session.posargs, env=TESTING)
 
 
@@ -63,7 +63,7 @@ def unit(session: nox.Session) -> None:
 def integration(session: nox.Session) -> None:
     """Tests against real servers that it starts itself; --external uses those in the environment."""
     sync(session, "integration")
-    tests(session, "integration")
+    tests(session, "integration", "--numprocesses=3", "--dist=loadgroup")
 
 
 @nox.session(default=False, tags=["local"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -24,6 +25,32 @@ __all__ = [
     "start_service",
     "template",
 ]
+
+
+EXTERNAL = ("POSTGRES_HOST", "POSTGRES_DB", "POSTGRES_PASSWORD", "NATS_URL", "REDIS_URL", "VAULT_ADDR", "VAULT_TOKEN")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --external."""
+    parser.addoption("--external", action="store_true", help=f"use the empty servers that {', '.join(EXTERNAL)} name")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name every variable that --external misses."""
+    missing = [name for name in EXTERNAL if not os.environ.get(name)]
+    if config.getoption("external") and missing:
+        raise pytest.UsageError(f"--external needs {', '.join(missing)}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --external leave out, and count as deselected, the tests that start or stop servers of their own."""
+    if not config.getoption("external"):
+        return
+    kept = [
+        item for item in items if {"service", "model_server"} & set(getattr(item, "fixturenames", ())) == {"service"}
+    ]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
 
 
 @pytest.fixture(scope="session")

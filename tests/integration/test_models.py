@@ -14,7 +14,7 @@ from tests.definitions import adder
 from tests.integration.fixtures.postgres import Database
 from tests.integration.fixtures.redis import stored_events
 from tests.integration.fixtures.service import Service, surroundings
-from tier3.stack import Stack
+from tier3.stack import Nats, Redis, Stack
 
 
 class ModelServer:
@@ -45,17 +45,20 @@ def model_server() -> Iterator[ModelServer]:
 
 @pytest.fixture(scope="module")
 def service(
-    stack: Stack, shared_database: Database, model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory
+    stack: Stack, template: str, model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """A service that has keys: OpenAI's in Vault, Anthropic's in its environment."""
+    """A service that has keys: OpenAI's in Vault, Anthropic's in its environment. Its jobs are no other service's."""
+    stack.postgres.create_database("models", template)
     client = hvac.Client(url=stack.vault.addr, token=stack.vault.token)
     secret = {"api_key": OPENAI_KEY, "base_url": model_server.openai_url}
     client.secrets.kv.v2.create_or_update_secret("agent-executor/llm-providers/openai", secret=secret)
     environment = {"ANTHROPIC_API_KEY": ANTHROPIC_KEY, "ANTHROPIC_BASE_URL": model_server.anthropic_url}
-    log = tmp_path_factory.mktemp("models") / "service.log"
-    one = Service(surroundings(shared_database, stack.nats, stack.redis, stack) | environment, log)
-    yield one.ready()
-    one.close()
+    directory = tmp_path_factory.mktemp("models")
+    with Nats(directory) as nats, Redis(directory) as redis:
+        place = surroundings(Database(stack.postgres, "models"), nats, redis, stack)
+        one = Service(place | environment, directory / "service.log")
+        yield one.ready()
+        one.close()
 
 
 def asking(provider: str) -> dict[str, Any]:
@@ -66,6 +69,7 @@ def asking(provider: str) -> dict[str, Any]:
     return definition
 
 
+pytestmark = pytest.mark.xdist_group("models")
 OPENAI_KEY = "key-of-openai"
 ANTHROPIC_KEY = "key-of-anthropic"
 TURNS = (

@@ -148,10 +148,12 @@ def test_an_outage_of_postgres_during_a_step_is_no_failure(
     service = start_service(**own_postgres.environment).ready()
     service.submit(steps.definition, "outage")
     service.until(lambda: waits_at_the_gate(service, "outage"), "the job does not start")
-    own_postgres.server.kill()
+    server = own_postgres.server
+    assert isinstance(server, Postgres)
+    server.kill()
     steps.open()
     service.until(lambda: "job_postponed" in service.log.read_text(), "the job does not notice")
-    own_postgres.server.start()
+    server.start()
     done = service.ended("outage")
     assert (done["status"], done["result"]["output"]) == ("completed", "opened")
     assert steps.counted == 1

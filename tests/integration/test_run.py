@@ -22,6 +22,8 @@ from tier3.stack.ports import free_port
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
 
+pytestmark = pytest.mark.xdist_group("standard ports")
+
 
 class Run:
     """A running `python -m tier3.run`."""

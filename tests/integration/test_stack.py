@@ -24,6 +24,7 @@ from tier3.stack import KINDS, Nats, Postgres, Redis, Server, ServerError, Stack
 from tier3.stack import server as server_module
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.xdist_group("standard ports")
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 # A parent with all four servers and a PostgreSQL session that is busy; argv: data directory, 1 for the watcher.
