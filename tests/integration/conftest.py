@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.integration.fixtures.http import receiver
 from tests.integration.fixtures.nats import own_nats
 from tests.integration.fixtures.postgres import database, own_postgres, shared_database, template
 from tests.integration.fixtures.redis import own_redis
@@ -19,6 +20,7 @@ __all__ = [
     "own_postgres",
     "own_redis",
     "place",
+    "receiver",
     "service",
     "shared_database",
     "stack",

@@ -6,15 +6,13 @@ import asyncio
 import json
 import shutil
 import signal
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.definitions import adder, agent, event, tool
+from tests.integration.fixtures.http import Receiver
 from tests.integration.fixtures.nats import messages, publish
 from tests.integration.fixtures.postgres import Database
 from tests.integration.fixtures.redis import stored_events
@@ -248,40 +246,13 @@ def postgres_later(tmp_path: Path) -> Postgres:
     return server
 
 
-class Sink(ThreadingHTTPServer):
-    """A K_SINK that refuses the first delivery."""
-
-    received: list[dict[str, Any]]
-    answers: list[int]
-
-
-@pytest.fixture
-def sink() -> Iterator[Sink]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            assert isinstance(self.server, Sink)
-            assert self.headers["content-type"] == "application/cloudevents+json"
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            self.server.received.append(body)
-            self.send_response(self.server.answers.pop(0) if self.server.answers else 202)
-            self.end_headers()
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = Sink(("127.0.0.1", 0), Handler)
-    server.received, server.answers = [], [500]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_result_goes_to_the_sink_until_it_is_taken(start_service: Starter, sink: Sink, database: Database) -> None:
-    service = start_service(K_SINK=f"http://127.0.0.1:{sink.server_port}/results").ready()
+def test_a_result_goes_to_the_sink_until_it_is_taken(start_service: Starter, receiver: Receiver) -> None:
+    receiver.answers = [500]
+    service = start_service(K_SINK=f"{receiver.url}/results").ready()
     service.run(adder(), "sunk")
-    service.until(lambda: len(sink.received) == 2, "the result is not delivered again")
-    first, second = sink.received
+    service.until(lambda: len(receiver.received) == 2, "the result is not delivered again")
+    (headers, first), (_, second) = receiver.received
+    assert headers["content-type"] == "application/cloudevents+json"
     assert first == second
-    assert first["subject"] == "sunk"
-    assert first["data"]["result"]["output"] == "The Calculator says: 5"
+    assert json.loads(first)["subject"] == "sunk"
+    assert json.loads(first)["data"]["result"]["output"] == "The Calculator says: 5"

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 
 from tests.definitions import adder, event
+from tests.integration.fixtures.http import Receiver
 from tests.integration.fixtures.service import Service, Starter
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -111,39 +108,13 @@ def test_a_wrong_environment_is_named_at_once_and_ends_the_process(start_service
     assert "many" not in reason
 
 
-class Collector(ThreadingHTTPServer):
-    """An OTLP collector that keeps what it is sent."""
-
-    received: list[bytes]
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            assert isinstance(self.server, Collector)
-            self.server.received.append(self.rfile.read(int(self.headers["content-length"])))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = Collector(("127.0.0.1", 0), Handler)
-    server.received = []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def test_traces_continue_the_request_through_the_job(start_service: Starter, collector: Collector) -> None:
-    service = start_service(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{collector.server_port}").ready()
+def test_traces_continue_the_request_through_the_job(start_service: Starter, receiver: Receiver) -> None:
+    service = start_service(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url).ready()
     request = event(adder(), job_id="traced", traceparent=f"00-{TRACE}-00f067aa0ba902b7-01")
     headers = {"content-type": "application/cloudevents+json", "Prefer": "wait=30"}
     outgoing = service.http.post("/", content=json.dumps(request), headers=headers).json()
     service.stop()
-    spans = b"".join(collector.received)
+    spans = b"".join(body for _, body in receiver.received)
     assert spans.count(bytes.fromhex(TRACE)) >= 5  # accept, run, two tools, deliver
     for name in (b"accept job", b"run job", b"tool task", b"tool add_numbers", b"deliver result"):
         assert name in spans

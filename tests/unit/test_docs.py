@@ -23,10 +23,6 @@ PARTS: tuple[type[BaseModel], ...] = (
     *(definition.StateField, scripted.ScriptedChatModel, scripted.Reply),
 )
 OF_OTHERS = {name for name in scripted.ScriptedChatModel.model_fields if name != "replies"}
-FORBIDDEN = re.compile(
-    r"/work/|/root/|/home/\w|/Users/|pypi\.org|pythonhosted|(?:docker|ghcr|quay|gcr)\.io"
-    r"|\b(?!127\.0\.0\.1|0\.0\.0\.0)\d+\.\d+\.\d+\.\d+:\d+"
-)
 
 
 def page(name: str) -> str:
@@ -162,11 +158,6 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 def test_every_page_of_docs_is_in_the_readme() -> None:
     assert [path.name for path in (ROOT / "docs").glob("*.md") if f"](docs/{path.name})" not in page("README.md")] == []
-
-
-@pytest.mark.parametrize("path", [*PAGES, ROOT / ".env.example"], ids=lambda path: path.name)
-def test_nothing_belongs_to_one_machine(path: Path) -> None:
-    assert FORBIDDEN.findall(path.read_text()) == []
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
