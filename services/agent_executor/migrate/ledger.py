@@ -28,7 +28,7 @@ _CREATE = f"""create table if not exists {TABLE} (
 alter table {TABLE} add column if not exists duration_ms integer not null default 0;
 alter table {TABLE} add column if not exists "by" text not null default {BY};
 """
-_HOLDER = """select pid, coalesce(usename, '?') || ' at ' || coalesce(client_addr::text, 'the server itself'),
+_HOLDER = """select pid, coalesce(usename, '?') || ' at ' || coalesce(host(client_addr), 'the server itself'),
     coalesce(application_name, '?'), now() - backend_start, coalesce(state, '?'), coalesce(left(query, 100), '')
 from pg_locks join pg_stat_activity using (pid)
 where locktype = 'advisory' and granted and objsubid = 1
