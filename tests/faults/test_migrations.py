@@ -66,7 +66,7 @@ def test_killed_at_twenty_random_points_every_file_is_applied_once(database: Dat
     chance = random.Random(SEED)  # the delays are within a file's time, so that each run differs all the same
     killed = 0
     for _ in range(KILLS):
-        killed += kill_after(runner(database, tmp_path), chance.randint(0, 2 * FILES // KILLS), chance.uniform(0, 0.01))
+        killed += kill_after(runner(database, tmp_path), chance.randint(0, FILES // KILLS), chance.uniform(0, 0.01))
         status, _ = ended(runner(database, tmp_path, "status"))
         assert status == 0
     assert killed == KILLS, "a run ended before its kill"

@@ -42,7 +42,8 @@ def read(directory: Path) -> list[Migration]:
     names = _names(directory)
     ups, downs = _by_number(directory, names, "up", findings), _by_number(directory, names, "down", findings)
     findings += _missing(directory, ups, downs)
-    there = [_file(directory, name, findings) for name, match in names.items() if match]
+    prefix = os.path.join(directory, "")  # noqa: PTH118
+    there = [_file(prefix + name, findings) for name, match in names.items() if match]
     files = {file.name: file for file in there if file}
     for file in suspects(list(files.values())):
         files[file.name] = file._replace(transactional=judge(file, findings))
@@ -125,9 +126,8 @@ def _gaps(directory: Path, numbers: Iterable[int]) -> Iterator[str]:
             yield f"{directory}: numbers {before + 1} to {after - 1} are missing"
 
 
-def _file(directory: Path, name: str, findings: list[str]) -> File | None:
+def _file(path: str, findings: list[str]) -> File | None:
     """One file as it will run: without byte order mark, its lines ending in LF; None if it cannot be read."""
-    path = os.path.join(directory, name)  # noqa: PTH118
     try:
         data = _bytes(path)
         text = data.decode().removeprefix("\ufeff")
@@ -144,7 +144,7 @@ def _file(directory: Path, name: str, findings: list[str]) -> File | None:
 
 
 def _bytes(path: str) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY)  # half the time of open()
     try:
         data = os.read(descriptor, _CHUNK)
         while len(data) % _CHUNK == 0 and (more := os.read(descriptor, _CHUNK)):

@@ -61,13 +61,14 @@ def lock(connection: Connection, wait_s: float) -> None:
 def rows(connection: Connection) -> dict[int, Row] | None:
     """What was applied, by version; None where there is no ledger."""
     try:
-        found = connection.execute(f'select version, name, sha256, duration_ms, "by" from {TABLE}').fetchall()  # noqa: S608
+        whole = f'select version, name, sha256, duration_ms, "by" from {TABLE}'  # noqa: S608 - so that all must be there
+        found = connection.execute(f"select version, name, sha256 from ({whole}) ledger").fetchall()  # noqa: S608
     except errors.UndefinedColumn:  # a ledger of version 0.1.0
         connection.execute(_CREATE)
         return rows(connection)
     except (errors.UndefinedTable, errors.InvalidSchemaName):
         return None
-    return {version: Row(name, sha256) for version, name, sha256, _, _ in found}
+    return {version: Row(name, sha256) for version, name, sha256 in found}
 
 
 def create(connection: Connection) -> None:

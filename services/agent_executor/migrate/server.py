@@ -53,7 +53,12 @@ def connect(dsn: str, schema: str, lock_timeout_s: float, patience_s: float) -> 
     options = _OPTIONS.format(schema=schema, lock_timeout_ms=round(lock_timeout_s * 1000))
     try:
         connection = psycopg.connect(
-            dsn, autocommit=True, options=options, client_encoding="utf8", connect_timeout=max(2, round(patience_s))
+            dsn,
+            autocommit=True,
+            prepare_threshold=None,  # a file's, or our own, DEALLOCATE ALL would end psycopg's
+            options=options,
+            client_encoding="utf8",
+            connect_timeout=max(2, round(patience_s)),
         )
     except psycopg.Error as error:
         lines = " ".join(str(error).split())

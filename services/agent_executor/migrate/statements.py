@@ -9,21 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple
 
-_TOKEN = re.compile(
-    r"""(?P<space>\s+)
+# Letters are all but ASCII's others, since PostgreSQL takes every byte above 127 for one.
+_LEXEMES = r"""(?P<space>\s+)
     | (?P<comment>--[^\n]*)
     | (?P<block>/\*)
     | (?P<escaped>[eE]'(?:[^'\\]|\\.|''|'\s*\n\s*')*')      # E'a' continued on the next line stays an E string
     | (?P<string>'(?:[^']|'')*')
     | (?P<quoted>"(?:[^"]|"")*")
-    | (?P<dollar>\$(?:[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*)?\$)
-    | (?P<word>[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*)
+    | (?P<dollar>\$(?:[^\x00-@\[-^`{-\x7f][^\x00-/:-@\[-^`{-\x7f]*)?\$)
+    | (?P<word>[^\x00-@\[-^`{-\x7f][^\x00-#%-/:-@\[-^`{-\x7f]*)
     | (?P<number>[0-9][A-Za-z0-9_.]*)
-    | (?P<other>.)""",
-    re.VERBOSE | re.DOTALL,
-)
+    | (?P<other>.)"""
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _META = re.compile(r"\\[^\n]*")
 _COPY_END = re.compile(r"^\\\.[ \t]*$", re.MULTILINE)
@@ -95,11 +94,18 @@ def _finish(text: str, tokens: list[Token], script: Script) -> None:
         script.statements.append(Statement(start, text[start : last.offset + len(last.text)], words))
 
 
+@cache
+def _tokenizer() -> re.Pattern[str]:
+    """Compiled when it is needed, which in a run with nothing to do is never."""
+    return re.compile(_LEXEMES, re.VERBOSE | re.DOTALL)
+
+
 def _tokens(text: str, script: Script) -> Iterator[Token]:
     """Tokens of statements; comments and problems go to `script`. COPY's inline data is passed over."""
+    token = _tokenizer()
     at = 0
     words: list[str] = []  # of the statement under way: the first, and after COPY all
-    while match := _TOKEN.match(text, at):
+    while match := token.match(text, at):
         kind, word, start = str(match.lastgroup), match[0], at
         at = match.end()
         if kind == "block":
