@@ -548,4 +548,21 @@ def test_a_role_that_may_not_create_the_schema_is_told(empty: Database, command:
     status, said = command(POSTGRES_USER=role, POSTGRES_PASSWORD="poor")
     rows(empty, f"drop role {role}")
     assert status == 2
-    assert "permission denied for database" in said
+    assert said.startswith("database: permission denied for database ")
+
+
+def test_a_role_that_may_not_look_beside_the_schema_is_told(empty: Database, command: Command, tmp_path: Path) -> None:
+    role = f"owner_{uuid.uuid4().hex[:8]}"
+    rows(empty, f"create role {role} login password 'owner'")
+    write(tmp_path, {"1_a": "create table a ()"})
+    by_psql(empty, tmp_path / "1_a.up.sql")
+    rows(empty, f"alter schema agent_executor owner to {role}")
+    status, said = command(POSTGRES_USER=role, POSTGRES_PASSWORD="owner")
+    assert (status, list(catalog(empty))) == (2, ["table a"])
+    assert said.startswith("database: permission denied for database ")
+    rows(empty, f"grant create on database {empty.name} to {role}")
+    assert command(POSTGRES_USER=role, POSTGRES_PASSWORD="owner")[0] == 0
+    assert (applied(empty), list(catalog(empty))) == ([1], ["table a"])
+    rows(empty, f"reassign owned by {role} to postgres")
+    rows(empty, f"drop owned by {role}")
+    rows(empty, f"drop role {role}")

@@ -10,7 +10,7 @@ import re
 import select
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -26,6 +26,7 @@ Connection: TypeAlias = psycopg.Connection[Any]
 # that we were killed, and gives up a long statement and our lock.
 _OPTIONS = "-c search_path={schema} -c lock_timeout={lock_timeout_ms} -c standard_conforming_strings=on"
 _OPTIONS += " -c client_connection_check_interval=1000"
+_CANCEL_S = 2.0
 _LOST = re.compile("57P0[123]|08...")  # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _LOGIN = re.compile(r"password authentication failed|no pg_hba.conf entry|no password supplied|role .* does not exist")
 _FINE = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY)
@@ -66,8 +67,11 @@ def connect(dsn: str, schema: str, lock_timeout_s: float, patience_s: float) -> 
     try:
         yield connection
     except KeyboardInterrupt:
-        connection.cancel_safe(timeout=2.0)
+        with suppress(psycopg.Error):
+            connection.cancel_safe(timeout=_CANCEL_S)
         raise
+    except ServerError as error:
+        raise Refused(f"database: {error.message} (SQLSTATE {error.sqlstate})") from None
     except psycopg.Error as error:
         raise _named(connection, error) from None
     finally:
