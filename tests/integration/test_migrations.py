@@ -45,19 +45,31 @@ Command = Callable[..., tuple[int, str]]
 def make(stack: Stack) -> Iterator[Made]:
     made: list[str] = []
 
-    def one() -> Database:
+    def new() -> Database:
         made.append(f"empty_{uuid.uuid4().hex[:12]}")
         stack.postgres.create_database(made[-1])
         return Database(stack.postgres, made[-1])
 
-    yield one
+    yield new
     for name in made:
         stack.postgres.drop_database(name)
 
 
+@pytest.fixture(scope="module")
+def one(stack: Stack) -> Iterator[Database]:
+    name = f"one_{uuid.uuid4().hex[:12]}"
+    stack.postgres.create_database(name)
+    yield Database(stack.postgres, name)
+    stack.postgres.drop_database(name)
+
+
 @pytest.fixture
-def empty(make: Made) -> Database:
-    return make()
+def empty(one: Database) -> Iterator[Database]:
+    """A database with nothing in it; the same one for each test, since making one takes longer than most tests."""
+    yield one
+    for schema in ("agent_executor", "public"):
+        rows(one, f"drop schema if exists {schema} cascade")
+    rows(one, "create schema public")
 
 
 @pytest.fixture
