@@ -15,7 +15,7 @@ from langgraph.checkpoint.postgres import PostgresSaver
 from psycopg.rows import dict_row
 
 from agent_executor import migrate
-from agent_executor.migrate import Failed, Refused, Unreachable, adopt, apply
+from agent_executor.migrate import Failed, Refused, Unreachable, adopt, apply, ledger
 from agent_executor.migrate.command_line import main
 from agent_executor.migrate.judge import File
 from tests.definitions import adder
@@ -36,6 +36,7 @@ from tests.integration.fixtures.service import Starter
 from tier3.stack import Stack
 
 OURS = ROOT / "migrations"
+RUNNERS = "select 1 from pg_stat_activity where datname = current_database() and application_name like 'agent%'"
 NO_TRANSACTION = "-- migrate: no-transaction\n"
 Made = Callable[[], Database]
 Command = Callable[..., tuple[int, str]]
@@ -169,27 +170,33 @@ def test_status_and_plan_change_nothing(empty: Database, command: Command, tmp_p
 
 def test_eight_runners_at_once_apply_every_file_once(empty: Database, tmp_path: Path) -> None:
     tables(tmp_path, 40)
-    outcomes = [ended(run) for run in [runner(empty, tmp_path) for _ in range(8)]]
+    with psycopg.connect(empty.dsn) as starter:  # all eight are there before the first can begin
+        starter.execute("select pg_advisory_lock(%s)", [ledger.LOCK_KEY])
+        runs = [runner(empty, tmp_path) for _ in range(8)]
+        until(lambda: len(rows(empty, RUNNERS)) == 8, "the runners do not come")
+    outcomes = [ended(run) for run in runs]
     assert [status for status, _ in outcomes] == [0] * 8
     assert applied(empty) == list(range(1, 41))
     done = [line.split()[1] for _, lines in outcomes for line in lines if line.startswith("applied")]
     assert len(done) == len(set(done)) == 40
 
 
-def test_waiting_runners_do_not_deadlock_with_create_index_concurrently(empty: Database, tmp_path: Path) -> None:
+def test_waiting_runners_do_not_deadlock_with_create_index_concurrently(
+    empty: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apply, "ATTEMPTS", 1)  # nor does the index give up after the lock timeout
     rows(empty, "create table public.big (a int)")
     concurrently = f"{NO_TRANSACTION}create index concurrently if not exists i on public.big (a);"
     write(tmp_path, {"1_a": "create table a ()", "2_i": concurrently, "3_c": "create table c ()"})
     waits = (
         "select pid from pg_stat_activity where query like 'create index concurrently%' and wait_event_type = 'Lock'"
     )
-    others = "select 1 from pg_stat_activity where datname = current_database() and application_name like 'agent%'"
     with psycopg.connect(empty.dsn) as writer, ThreadPoolExecutor(8) as pool:
         writer.execute("insert into public.big values (1)")
-        first = pool.submit(up, empty, tmp_path, lock_timeout_s=0.2)
+        first = pool.submit(up, empty, tmp_path, lock_timeout_s=0.001)
         until(lambda: rows(empty, waits), "the index does not wait for the writer")
         runs = [first, *(pool.submit(up, empty, tmp_path) for _ in range(7))]
-        until(lambda: len(rows(empty, others)) == 8, "the runners do not come")
+        until(lambda: len(rows(empty, RUNNERS)) == 8, "the runners do not come")
         writer.commit()
         done = [run.result(30) for run in runs]
     assert sorted(done) == [[]] * 7 + [["a", "i", "c"]]
@@ -413,7 +420,7 @@ def test_a_database_ahead_of_the_files_is_a_warning(empty: Database, command: Co
     assert (status, said.splitlines()[0].startswith("down: not among the files: 002_t2;")) == (2, True)
 
 
-def test_a_ledger_of_version_0_1_0_is_extended(empty: Database, tmp_path: Path) -> None:
+def test_a_ledger_of_version_0_1_0_is_extended(empty: Database, command: Command, tmp_path: Path) -> None:
     write(tmp_path, {"1_a": "create table a ()"})
     [migration] = migrate.read(tmp_path)
     rows(empty, "create schema agent_executor")
@@ -421,8 +428,24 @@ def test_a_ledger_of_version_0_1_0_is_extended(empty: Database, tmp_path: Path) 
     rows(empty, f"create table schema_migrations ({columns}, applied_at timestamptz not null default now())")
     rows(empty, f"insert into schema_migrations values (1, 'a', '{migration.sha256}')")
     write(tmp_path, {"2_b": "create table b ()"})
+    status, said = command("status")
+    assert status == 0
+    assert said.splitlines()[0].endswith("Z in ? ms by ?")
     assert up(empty, tmp_path) == ["b"]
     assert rows(empty, "select count(duration_ms), count(by) from schema_migrations") == [(2, 2)]
+
+
+def test_another_tools_table_of_that_name_is_left_alone(empty: Database, command: Command, tmp_path: Path) -> None:
+    write(tmp_path, {"1_a": "create table a ()"})
+    rows(empty, "create schema agent_executor")
+    rows(empty, "create table schema_migrations (version bigint primary key, dirty boolean not null)")
+    status, said = command()
+    assert (status, said.splitlines()[0]) == (
+        2,
+        'agent_executor.schema_migrations is another tool\'s table, no ledger of ours: column "name" does not exist',
+    )
+    query = "select count(*) from information_schema.columns where table_name = 'schema_migrations'"
+    assert rows(empty, query) == [(2,)]
 
 
 def test_what_a_file_does_to_the_session_ends_with_it(empty: Database, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def down(wanted: Settings, steps: int, to: int | None, report: Report | None = N
     def work(connection: Connection) -> None:
         nonlocal to
         ledger.lock(connection, wanted.lock_wait_s)
-        known = ledger.rows(connection) or {}
+        known = ledger.rows(connection, complete=True) or {}
         if to is None:  # only once: the steps are not counted anew after a lost connection
             to = [0, *sorted(known)][-1 - min(steps, len(known))]
         chosen = sorted((version for version in known if version > to), reverse=True)
@@ -123,7 +123,7 @@ def _up(
     connection: Connection, wanted: Settings, migrations: list[Migration], report: Report, applied: list[Migration]
 ) -> None:
     ledger.lock(connection, wanted.lock_wait_s)
-    known = ledger.rows(connection)
+    known = ledger.rows(connection, complete=True)
     if known is None:
         known = _begin_ledger(connection, migrations, report)
     pending = _pending(migrations, known, wanted, report)

@@ -69,9 +69,12 @@ def create(directory: Path, words: str) -> list[Path]:
     stem = f"{len(there) + 1:0{width}d}_{slug}"
     texts = {"up": "-- Why this change:\n", "down": "-- The way back from the up file; what it cannot restore:\n"}
     paths = [directory / f"{stem}.{way}.sql" for way in texts]
-    directory.mkdir(parents=True, exist_ok=True)
-    for path, text in zip(paths, texts.values(), strict=True):
-        path.write_text(text)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for path, text in zip(paths, texts.values(), strict=True):
+            path.write_text(text)
+    except OSError as error:
+        raise Refused(f"{error.filename}: {error.strerror}") from None
     return paths
 
 

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 from psycopg import errors
 
-from .errors import Locked
+from .errors import Locked, Refused
 from .files import Migration
 from .server import Connection, pause
 
 SCHEMA = "agent_executor"
 TABLE = f"{SCHEMA}.schema_migrations"
-_LOCK = 0x6167656E74  # "agent": the advisory lock's key; it holds for one database
+LOCK_KEY = 0x6167656E74  # "agent"; advisory locks are a database's own
 _POLL_S = 0.1
 BY = "session_user || ', ' || current_setting('application_name')"  # whose name holds the host's, which is the pod's
 _CREATE = f"""create table if not exists {TABLE} (
@@ -52,20 +52,27 @@ def lock(connection: Connection, wait_s: float) -> None:
         Locked: after `wait_s`, naming the session that holds the lock.
     """
     deadline = time.monotonic() + wait_s
-    while not _value(connection, "select pg_try_advisory_lock(%s)", _LOCK):
+    while not _value(connection, "select pg_try_advisory_lock(%s)", LOCK_KEY):
         if time.monotonic() >= deadline:
             raise Locked(f"lock: another run holds it after {wait_s:g} s: {_holder(connection)}")
         pause(_POLL_S * random.uniform(0.5, 1.5))  # noqa: S311 - so that runners do not poll in step
 
 
-def rows(connection: Connection) -> dict[int, Row] | None:
-    """What was applied, by version; None where there is no ledger."""
+def rows(connection: Connection, *, complete: bool = False) -> dict[int, Row] | None:
+    """What was applied, by version; None where there is no ledger. `complete` adds columns that an old one lacks.
+
+    Raises:
+        Refused: the table of that name is another tool's.
+    """
+    source = f'(select version, name, sha256, duration_ms, "by" from {TABLE})' if complete else TABLE  # noqa: S608
     try:
-        whole = f'select version, name, sha256, duration_ms, "by" from {TABLE}'  # noqa: S608 - so that all must be there
-        found = connection.execute(f"select version, name, sha256 from ({whole}) ledger").fetchall()  # noqa: S608
-    except errors.UndefinedColumn:  # a ledger of version 0.1.0
+        found = connection.execute(f"select version, name, sha256 from {source} ledger").fetchall()  # noqa: S608
+    except errors.UndefinedColumn as error:
+        if not complete:
+            raise Refused(f"{TABLE} is another tool's table, no ledger of ours: {error.diag.message_primary}") from None
+        known = rows(connection)
         connection.execute(_CREATE)
-        return rows(connection)
+        return known
     except (errors.UndefinedTable, errors.InvalidSchemaName):
         return None
     return {version: Row(name, sha256) for version, name, sha256 in found}
@@ -95,15 +102,18 @@ def accept(connection: Connection, edited: Iterable[Migration]) -> None:
 
 
 def history(connection: Connection) -> dict[int, tuple[str, str]]:
-    """For people: version to name and "applied ... in ... ms by ..."."""
-    told = "'applied ' || to_char(applied_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS\"Z\"')"
-    told += " || ' in ' || duration_ms || ' ms by ' || \"by\""
-    found = connection.execute(f"select version, name, {told} from {TABLE}")  # noqa: S608
-    return {version: (name, text) for version, name, text in found}
+    """For people: version to name and "applied ... in ... ms by ..."; "?" for what an old ledger lacks."""
+    columns = "version, name, to_char(applied_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS\"Z\"')"
+    columns += ", to_jsonb(ledger) ->> 'duration_ms', to_jsonb(ledger) ->> 'by'"
+    found = connection.execute(f"select {columns} from {TABLE} ledger")  # noqa: S608
+    return {
+        version: (name, f"applied {applied_at} in {ms or '?'} ms by {by or '?'}")
+        for version, name, applied_at, ms, by in found
+    }
 
 
 def _holder(connection: Connection) -> str:
-    row = connection.execute(_HOLDER, [_LOCK >> 32, _LOCK & 0xFFFFFFFF]).fetchone()
+    row = connection.execute(_HOLDER, [LOCK_KEY >> 32, LOCK_KEY & 0xFFFFFFFF]).fetchone()
     if row is None:
         return "it has just ended; run again"
     pid, who, application, age, state, query = row
