@@ -142,7 +142,8 @@ def test_the_password_is_replaced_wherever_it_appears() -> None:
     out = io.StringIO()
     Report(SECRET, ["db"], out).say(f"role {SECRET} at db")
     Report("db", ["db"], out).say("at db")  # everybody may know it, or nothing could be said
-    assert out.getvalue() == "role *** at db\nat db\n"
+    Report("x", out=out).say("next to x")
+    assert out.getvalue() == "role *** at db\nat db\nnext to ***\n"
 
 
 class Terminal(io.StringIO):

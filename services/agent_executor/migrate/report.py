@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import TextIO
 
 _BAR_FROM = 20
+_LONG = 8
 _BAR_WIDTH = 30
 
 
@@ -14,15 +16,14 @@ class Report:
     """Prints to `out`. `secret` is replaced wherever it appears; `public` names what everybody may read anyway."""
 
     def __init__(self, secret: str = "", public: Sequence[str] = (), out: TextIO | None = None) -> None:
-        self._secret = "" if secret in public else secret
+        self._secret = _pattern("" if secret in public else secret)
         self._out = out or sys.stdout
         self._terminal = self._out.isatty()
         self._bar = ""
 
     def say(self, text: str) -> None:
         """A line, or several; above the bar where there is one."""
-        if self._secret:
-            text = text.replace(self._secret, "***")
+        text = self._secret.sub("***", text)
         erase = "\r\x1b[K" if self._bar else ""
         self._out.write(f"{erase}{text}\n{self._bar}")
         self._out.flush()
@@ -44,6 +45,14 @@ class Report:
         if self._bar:
             self._out.write("\n")
         self._bar = ""
+
+
+def _pattern(secret: str) -> re.Pattern[str]:
+    """Finds a secret; a short one as a word only, since it may be a part of many, and would be guessed from the gaps."""
+    if not secret:
+        return re.compile(r"(?!)")
+    exact = re.escape(secret)
+    return re.compile(exact if len(secret) >= _LONG else rf"(?<!\w){exact}(?!\w)")
 
 
 class Silence(Report):
