@@ -48,7 +48,7 @@ class Report:
 
 
 def _pattern(secret: str) -> re.Pattern[str]:
-    """Finds a secret; a short one as a word only, since it may be a part of many, and would be guessed from the gaps."""
+    """Finds a secret; a short one as a word only, since it may be a part of many, whose gaps would tell it."""
     if not secret:
         return re.compile(r"(?!)")
     exact = re.escape(secret)
