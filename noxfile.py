@@ -66,6 +66,20 @@ def integration(session: nox.Session) -> None:
     tests(session, "integration", "--numprocesses=3", "--dist=loadgroup")
 
 
+@nox.session(default=False, tags=["local", "ci"])
+def faults(session: nox.Session) -> None:
+    """Kills, cuts and restarts against real servers; about two minutes. Arguments go to pytest."""
+    sync(session, "integration")
+    session.run("python", "-m", "pytest", "tests/faults", *session.posargs, env=TESTING)
+
+
+@nox.session(default=False, tags=["local"])
+def bench(session: nox.Session) -> None:
+    """Ours beside the references, in one run on an embedded server: a table, and artifacts/bench.json."""
+    sync(session, "bench")
+    session.run("python", "-m", "tests.bench", *session.posargs)
+
+
 @nox.session(default=False, tags=["local"])
 def run(session: nox.Session) -> None:
     """The service on PORT (8080) with hot reload, on servers it starts itself unless the environment names others."""
@@ -75,6 +89,9 @@ def run(session: nox.Session) -> None:
 
 @nox.session(default=False, tags=["ci"])
 def migrations(session: nox.Session) -> None:
-    """Apply what is pending of MIGRATION_DIR to the database POSTGRES_* names; POSTGRES_PASSWORD is required."""
+    """Apply what is pending of MIGRATION_DIR to the database POSTGRES_* names; POSTGRES_PASSWORD is required.
+
+    Also: -- down [N|to VERSION], status, plan, baseline VERSION, new WORDS; --help has the rest.
+    """
     sync(session)
     session.run("python", "-m", "agent_executor", "migrate", *session.posargs)

@@ -8,17 +8,17 @@ import sys
 USAGE = """usage: python -m agent_executor COMMAND
 
 commands:
-  migrate   apply the pending files of MIGRATION_DIR to the database (POSTGRES_*)
+  migrate   apply the pending files of MIGRATION_DIR to the database (POSTGRES_*); migrate --help has the rest
 """
 
 
 def main(arguments: list[str]) -> int:
     """Run a command; returns the exit status, 2 for a wrong call."""
     match arguments:
-        case ["migrate"]:
-            from .migrate import main as migrate
+        case ["migrate", *words]:
+            from .migrate.command_line import main as migrate
 
-            return migrate(os.environ)
+            return migrate(words, os.environ)
         case ["-h" | "--help"]:
             sys.stdout.write(USAGE)
             return 0

@@ -11,7 +11,7 @@ import pytest
 from agent_executor.__main__ import main
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["migrate", "surplus"], ["--version"]])
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["--version"]])
 def test_a_wrong_call_gets_the_usage_and_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     said = capsys.readouterr()
@@ -31,6 +31,6 @@ def test_the_process_ends_with_the_commands_status() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("POSTGRES_")}
     command = [sys.executable, "-m", "agent_executor", "migrate"]
     ended = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 1
-    assert ended.stdout == "migrations: POSTGRES_PASSWORD is required\n"
+    assert ended.returncode == 2
+    assert ended.stdout.splitlines()[0] == "POSTGRES_PASSWORD is required"
     assert ended.stderr == ""

@@ -1,0 +1,154 @@
+"""The migration runner, killed and cut off, against a real PostgreSQL: the next run always goes on."""
+
+from __future__ import annotations
+
+import random
+import select
+import subprocess
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from agent_executor.migrate import Unreachable
+from tests.integration.fixtures.migrations import (
+    applied,
+    ended,
+    in_background,
+    invalid_indexes,
+    rows,
+    runner,
+    tables,
+    until,
+    up,
+    write,
+)
+from tests.integration.fixtures.postgres import Database
+from tier3.stack import Postgres
+
+FILES = 1000
+KILLS = 20
+SEED = 7
+NO_TRANSACTION = "-- migrate: no-transaction\n"
+
+
+@pytest.fixture
+def database(postgres: Postgres) -> Database:
+    postgres.create_database("faults")
+    return Database(postgres, "faults")
+
+
+def check_all_applied_once(database: Database, files: int) -> None:
+    """The ledger, the tables and the indexes tell the same story."""
+    assert applied(database) == list(range(1, files + 1))
+    assert invalid_indexes(database) == []
+    kinds = "select relkind::text, count(*) from pg_class where relnamespace = 'agent_executor'::regnamespace"
+    found = dict(rows(database, f"{kinds} and relname ~ '^[ti][0-9]+$' group by 1"))
+    assert found == {"r": files - files // 10, "i": files // 10}
+
+
+def kill_after(run: subprocess.Popen[str], lines: int, delay_s: float) -> bool:
+    """SIGKILL after so many files and a bit more; whether it was still running."""
+    assert run.stdout
+    for _ in range(lines):
+        if not run.stdout.readline():
+            break
+    select.select([], [], [], delay_s)
+    alive = run.poll() is None
+    run.kill()
+    run.communicate()
+    return alive
+
+
+def test_killed_at_twenty_random_points_every_file_is_applied_once(database: Database, tmp_path: Path) -> None:
+    """Each run takes up where a killed one ended; the kills fall before, between, in and after files."""
+    tables(tmp_path, FILES)
+    chance = random.Random(SEED)  # the delays are within a file's time, so that each run differs all the same
+    killed = 0
+    for _ in range(KILLS):
+        killed += kill_after(runner(database, tmp_path), chance.randint(0, FILES // KILLS), chance.uniform(0, 0.01))
+        status, _ = ended(runner(database, tmp_path, "status"))
+        assert status == 0
+    assert killed == KILLS, "a run ended before its kill"
+    assert ended(runner(database, tmp_path))[0] == 0
+    check_all_applied_once(database, FILES)
+
+
+def test_each_kill_is_followed_by_a_run_that_finishes(postgres: Postgres, tmp_path: Path) -> None:
+    tables(tmp_path, 60)
+    chance = random.Random(SEED)
+    for number in range(KILLS):
+        database = Database(postgres, f"kill_{number}")
+        postgres.create_database(database.name)
+        kill_after(runner(database, tmp_path), chance.randint(0, 50), chance.uniform(0, 0.01))
+        up(database, tmp_path)
+        check_all_applied_once(database, 60)
+        postgres.drop_database(database.name)
+
+
+def test_killed_inside_create_index_concurrently_the_next_run_makes_the_index(
+    database: Database, tmp_path: Path
+) -> None:
+    up(database, write(tmp_path, {"1_t": "create table t (a int)"}))
+    write(tmp_path, {"2_i": f"{NO_TRANSACTION}create index concurrently if not exists i on t (a)"})
+    waits = "select 1 from pg_stat_activity where query like 'create index conc%' and wait_event_type = 'Lock'"
+    with_lock = "begin; lock table t in row exclusive mode"
+    with psycopg.connect(database.dsn, autocommit=True) as writer:
+        writer.execute(with_lock.encode())
+        run = runner(database, tmp_path)
+        until(lambda: rows(database, waits), "the index does not wait for the writer")
+        run.kill()
+        run.communicate()
+        # The server notices by itself that its client is gone, and gives up the statement and the lock.
+        until(lambda: not rows(database, waits), "the server goes on for a client that is gone")
+        writer.execute("rollback")
+    assert invalid_indexes(database) == ["i"]
+    assert up(database, tmp_path) == ["i"]
+    assert (applied(database), invalid_indexes(database)) == ([1, 2], [])
+
+
+def test_a_server_that_restarts_in_the_middle_is_4_and_the_next_run_goes_on(
+    postgres: Postgres, database: Database, tmp_path: Path
+) -> None:
+    tables(tmp_path, 300)
+    run = runner(database, tmp_path)
+    assert run.stdout
+    for _ in range(30):
+        run.stdout.readline()
+    postgres.restart()
+    status, lines = ended(run)
+    assert status == 4
+    assert any(line.startswith("database: the connection was lost: ") for line in lines)
+    assert lines[-1] == "migrations: database unreachable; run again"
+    assert 30 <= len(applied(database)) < 300
+    up(database, tmp_path)
+    check_all_applied_once(database, 300)
+
+
+@pytest.mark.parametrize("how", ["restart", "crash"])
+def test_with_a_wait_a_run_outlives_a_restart(postgres: Postgres, database: Database, tmp_path: Path, how: str) -> None:
+    tables(tmp_path, 300)
+    run = runner(database, tmp_path, "--wait", "30")
+    assert run.stdout
+    for _ in range(30):
+        run.stdout.readline()
+    if how == "crash":
+        postgres.kill()
+    else:
+        postgres.stop()
+    assert any(line.startswith("waiting up to 30 s: database: ") for line in iter(run.stdout.readline, ""))
+    postgres.start()
+    status, lines = ended(run)
+    assert (status, lines[-1].split(",")[-1].split(" in ")[0]) == (0, " nothing pending")
+    check_all_applied_once(database, 300)
+
+
+def test_a_server_that_starts_late_is_waited_for(postgres: Postgres, database: Database, tmp_path: Path) -> None:
+    tables(tmp_path, 20)
+    postgres.stop()
+    with pytest.raises(Unreachable):
+        up(database, tmp_path)
+    running = in_background(lambda: up(database, tmp_path, wait_s=30))
+    postgres.start()
+    assert len(running.result(60)) == 20
+    check_all_applied_once(database, 20)
