@@ -58,6 +58,9 @@ def main() -> int:
     """Run until interrupted; the exit status is 0, or 1 with the reason on stderr."""
     environment = {**_DEFAULTS, **_dotenv(ROOT / ".env"), **os.environ}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if not _is_port(environment["PORT"]):
+        print("run: PORT must be a number from 1 to 65535", file=sys.stderr)
+        return 1
     wanted = embedded(environment)
     try:
         with start(ROOT / ".stack", kinds=wanted, standard_ports=True, durable=True) as stack:
@@ -141,6 +144,10 @@ def _guide(environment: Mapping[str, str], stack: Stack, process: subprocess.Pop
     servers = "".join(f"    {server.name:<11} {server.url}\n" for server in stack.servers.values())
     job_id = json.loads((ROOT / "examples/adder.json").read_text())["job_id"]
     print(GUIDE.format(base=base, servers=servers, job_id=job_id), flush=True)
+
+
+def _is_port(word: str) -> bool:
+    return word.isascii() and word.isdecimal() and 0 < int(word) < 65536
 
 
 def _answers(url: str) -> bool:

@@ -25,6 +25,10 @@ DEAD_SUBJECT = "agent.dead."
 ACK_WAIT_S = 30.0
 _DAY_S = 24 * 3600.0
 _RETRY_S = 1.0
+_CONSUMER_SETTINGS = (
+    *("ack_policy", "ack_wait", "max_ack_pending", "max_deliver", "deliver_subject"),
+    *("filter_subject", "filter_subjects", "headers_only"),
+)
 _AWAY = (NatsError, OSError, TimeoutError)
 
 log = structlog.get_logger()
@@ -66,7 +70,7 @@ class Broker:
                 self.ready.set()
                 log.info("nats_ready", stream=self.stream, consumer=self.consumer)
             except _AWAY as error:
-                log.warning("nats_unavailable", error=type(error).__name__)
+                log.warning("nats_unavailable", error=type(error).__name__, reason=str(error))
                 await asyncio.sleep(_RETRY_S)
 
     async def repair(self) -> None:
@@ -74,7 +78,7 @@ class Broker:
         try:
             await self._prepare()
         except _AWAY as error:
-            log.warning("nats_unavailable", error=type(error).__name__)
+            log.warning("nats_unavailable", error=type(error).__name__, reason=str(error))
 
     async def close(self) -> None:
         """Send what is buffered (acks, above all), then close. Not `drain`: it waits for pulls nobody answers."""
@@ -153,9 +157,7 @@ class Broker:
             await self.js.add_consumer(self.stream, wanted)
             log.info("consumer_created", consumer=self.consumer)
             return
-        differing = _differences(
-            wanted, found, ("ack_policy", "ack_wait", "max_ack_pending", "max_deliver", "deliver_subject")
-        )
+        differing = _differences(wanted, found, _CONSUMER_SETTINGS)
         if not differing:
             return
         log.warning("consumer_differs", consumer=self.consumer, **differing)
@@ -174,7 +176,7 @@ def _differences(wanted: Any, found: Any, names: tuple[str, ...]) -> dict[str, s
 
 
 def _plain(value: Any) -> Any:
-    if value in (None, -1, ""):
+    if value in (None, -1, "", False, []):
         return None
     return getattr(value, "value", value)
 

@@ -18,6 +18,7 @@ from langgraph.types import Command
 from pydantic import BaseModel
 
 from . import tracing
+from .redaction import redact
 from .strict_json import scrub
 
 Emit = Callable[[str, Any], None]
@@ -49,7 +50,8 @@ def content(message: BaseMessage) -> Any:
 
 def error_object(error: BaseException) -> dict[str, str]:
     """`message` and `type` of an exception; the message is never blank."""
-    return {"message": str(error).strip() or f"{type(error).__name__} without a message", "type": type(error).__name__}
+    message = redact(str(error)).strip()
+    return {"message": message or f"{type(error).__name__} without a message", "type": type(error).__name__}
 
 
 class RunEvents(AsyncCallbackHandler):

@@ -11,6 +11,8 @@ from typing import Any
 
 import structlog
 
+from .redaction import redact
+
 # Below warning they print request addresses, whole events with what the caller sent, or tracebacks of no concern.
 _QUIET = ("deepagents", "httpcore", "httpx", "hvac", "sse_starlette", "urllib3")
 
@@ -37,6 +39,7 @@ def configure(level: str) -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
                 structlog.processors.JSONRenderer(default=str),
+                lambda _logger, _name, line: redact(str(line)),
             ],
         )
     )

@@ -17,6 +17,7 @@ from .events import RunEvents, content, error_object, to_json
 from .job import Outcome, Status
 from .ledger import Claim
 from .models import CredentialSource
+from .redaction import redact
 from .stream import Channel
 
 _MODES: Any = ["values", "messages", "custom"]
@@ -73,7 +74,7 @@ class Runner:
             described["stack_trace"] = "".join(traceback.format_exception(error))
         else:
             described["stack_trace"] = ""
-        return {key: to_json(value) for key, value in described.items()}
+        return {key: redact(to_json(value)) for key, value in described.items()}
 
 
 def output(state: Any) -> Any:

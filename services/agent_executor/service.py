@@ -21,6 +21,7 @@ from .health import Phase
 from .intake import Intake
 from .notify import Listener
 from .outbox import Outbox, to_nats, to_sink
+from .redaction import remember, remember_url
 from .runner import Runner
 from .settings import Settings, provider_environment
 from .vault import Credentials, Vault
@@ -40,6 +41,7 @@ class Service:
         self.phase = Phase.STARTING
         self.streams = Streams()
         self._resources = AsyncExitStack()
+        _remember_secrets(settings)
         dsn = settings.dsn()
         self.pool = database.pool(dsn, settings.postgres_pool_size)
         self.ledger = ledger.Ledger(self.pool, sink=settings.k_sink is not None)
@@ -113,7 +115,11 @@ class Service:
         )
 
     def _runner(self) -> Runner:
-        credentials = Credentials(provider_environment(os.environ), self._vault)
+        explicit = provider_environment(os.environ)
+        for provider in explicit.values():
+            remember(provider.get("api_key"))
+            remember_url(provider.get("base_url"))
+        credentials = Credentials(explicit, self._vault)
         return Runner(
             self.pool,
             credentials.of,
@@ -141,6 +147,15 @@ class Service:
         """Run a part for as long as the service is open, whatever happens to it."""
         task = asyncio.create_task(_kept(run), name=run.__qualname__)
         self._resources.push_async_callback(_cancelled, task)
+
+
+def _remember_secrets(settings: Settings) -> None:
+    password = settings.postgres_password.get_secret_value()
+    if password != settings.postgres_user:  # as on a developer's machine: no secret, and a word that logs are full of
+        remember(password)
+    remember(settings.vault_token.get_secret_value() if settings.vault_token else None)
+    for url in (settings.redis_url, settings.nats_url):
+        remember_url(url.get_secret_value())
 
 
 def _vault(settings: Settings) -> Vault | None:

@@ -17,6 +17,7 @@ from requests.exceptions import RequestException
 
 from . import metrics
 from .errors import ModelUnavailable, Unavailable
+from .redaction import remember, remember_url
 
 REFRESH_S = 300.0
 _TIMEOUT_S = 2
@@ -70,6 +71,8 @@ class Vault:
             log.warning("vault_unavailable", path=f"{self._mount}/{path}", error=type(error).__name__)
             raise Unavailable(f"Vault cannot be read: {type(error).__name__} at {self._mount}/{path}") from None
         data: dict[str, str] = answer["data"]["data"]
+        remember(data.get("api_key"))
+        remember_url(data.get("base_url"))
         return data
 
 

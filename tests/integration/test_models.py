@@ -96,6 +96,15 @@ def test_a_provider_streams_and_calls_tools(service: Service, model_server: Mode
     assert not {OPENAI_KEY, ANTHROPIC_KEY} & set(service.log.read_text().split('"'))
 
 
+def test_a_key_that_a_provider_repeats_is_seen_nowhere(service: Service, model_server: ModelServer) -> None:
+    for key in (OPENAI_KEY, ANTHROPIC_KEY):
+        model_server.script(Fail(401, message=f"Incorrect API key provided: {key}"))
+        done = service.run(asking("openai" if key == OPENAI_KEY else "anthropic"), f"repeats-{key}"[:16])
+        assert "Incorrect API key provided: [redacted]" in done["error"]["message"]
+        shown = service.http.get(f"/v1/jobs/{done['job_id']}/events").text
+        assert key not in str(done) + shown + service.log.read_text()
+
+
 def test_a_refused_key_fails_the_job_at_once(service: Service, model_server: ModelServer) -> None:
     model_server.script(Fail(401))
     done = service.run(asking("openai"), "bad-key")

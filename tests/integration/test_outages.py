@@ -208,12 +208,16 @@ async def test_streams_that_differ_are_corrected_and_named(start_service: Starte
     client = await nats.connect(own_nats.url)
     js = client.jetstream()
     await js.add_stream(name="AGENT_EXECUTION", subjects=["agent.execute.*"], max_age=60)
-    consumer = ConsumerConfig(durable_name="agent-executor-workers", ack_policy=AckPolicy.EXPLICIT, max_deliver=2)
+    narrow: dict[str, Any] = {"max_deliver": 2, "filter_subject": "agent.execute.only", "headers_only": True}
+    consumer = ConsumerConfig(durable_name="agent-executor-workers", ack_policy=AckPolicy.EXPLICIT, **narrow)
     await js.add_consumer("AGENT_EXECUTION", consumer)
     service = start_service().ready()
     service.until(lambda: "nats_ready" in service.log.read_text(), "NATS is not prepared")
     assert (await js.stream_info("AGENT_EXECUTION")).config.max_age == 24 * 3600
-    assert (await js.consumer_info("AGENT_EXECUTION", "agent-executor-workers")).config.max_deliver in (None, -1)
+    found = (await js.consumer_info("AGENT_EXECUTION", "agent-executor-workers")).config
+    assert found.max_deliver in (None, -1)
+    assert not found.filter_subject
+    assert not found.headers_only
     lines = [json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{")]
     [stream] = [line for line in lines if line["event"] == "stream_differs"]
     assert stream["max_age"] == "is 60.0, should be 86400.0"

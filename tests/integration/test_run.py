@@ -130,6 +130,16 @@ def test_a_reload_finds_the_servers_as_they_were_and_resumes_the_job(run: Run, t
     _until(lambda: run.processes() == {})
 
 
+@pytest.mark.parametrize("port", ["abc", "0", "65536", ""])
+def test_a_port_that_is_none_is_said(port: str, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    command = [sys.executable, "-m", "tier3.run"]
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environment | {"PORT": port}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (1, "run: PORT must be a number from 1 to 65535\n")
+
+
 def _until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():

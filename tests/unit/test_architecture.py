@@ -11,7 +11,7 @@ import pytest
 import agent_executor
 
 PACKAGE = Path(agent_executor.__file__).parent
-LEAVES = {"errors", "job", "strict_json", "sql", "metrics", "tracing"}
+LEAVES = {"errors", "job", "strict_json", "sql", "metrics", "tracing", "redaction"}
 ADAPTERS = {"database", "ledger", "checkpoints", "stream", "outbox", "vault", "broker", "notify", "metrics"}
 CORE = {
     "errors": set[str](),
