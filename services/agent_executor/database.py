@@ -45,6 +45,8 @@ def answering() -> Iterator[None]:
         yield
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         raise Unavailable("the database has no tables yet: apply the migrations") from None
+    except psycopg.errors.ProgramLimitExceeded:  # an OperationalError by name: what the job wrote is too large
+        raise
     except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed) as error:
         metrics.db_connection_errors.inc()
         raise Unavailable(f"the database does not answer: {type(error).__name__}") from None

@@ -80,9 +80,10 @@ class Ledger:
             if await (await connection.execute(SQL["accept"], row)).fetchone():
                 await connection.execute(SQL["wake_workers"])
                 return Receipt(submission.job_id, Status.QUEUED, is_new=True)
-            owner = await (await connection.execute(SQL["owner"], row)).fetchone()
-            if owner is None or owner["job_id"] != submission.job_id:
+            owners = await (await connection.execute(SQL["owner"], row)).fetchall()
+            if not owners or any(owner["job_id"] != submission.job_id for owner in owners):
                 raise Conflict("this event's source and id belong to another job")
+            [owner] = owners
             if bytes(owner["body_hash"]) != body_hash:
                 raise Conflict(f"job {submission.job_id} exists with another definition or input")
             status = Status(owner["status"])

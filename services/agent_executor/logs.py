@@ -14,7 +14,10 @@ import structlog
 from .redaction import redact
 
 # Below warning they print request addresses, whole events with what the caller sent, or tracebacks of no concern.
-_QUIET = ("deepagents", "httpcore", "httpx", "hvac", "sse_starlette", "urllib3")
+_QUIET = (
+    *("anthropic", "asyncio", "deepagents", "httpcore", "httpcore2", "httpx", "httpx2"),
+    *("hvac", "langsmith", "openai", "sse_starlette", "urllib3"),
+)
 
 
 def configure(level: str) -> None:
