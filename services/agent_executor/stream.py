@@ -28,6 +28,13 @@ _PAUSE_S = 1.0
 _TIMEOUT_S = 0.5
 _FAILURES = (RedisError, OSError, TimeoutError)
 
+# Published only if stored: of a batch that is sent twice, or by a worker that lost its job, subscribers hear nothing.
+_STORE_AND_PUBLISH = """
+local stored = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], ARGV[2], 'type', ARGV[3], 'event', ARGV[4])
+if type(stored) == 'string' then redis.call('PUBLISH', ARGV[5], ARGV[4]) end
+return stored
+"""
+
 log = structlog.get_logger()
 
 
@@ -119,13 +126,12 @@ class Publisher:
     async def _send(self, batch: list[tuple[str, Event]]) -> None:
         pipeline = self._redis.pipeline(transaction=False)
         for thread_id, event in batch:
-            fields: Any = {"type": event.event_type, "event": event.body}
-            pipeline.xadd(key(thread_id), fields, id=event.id, maxlen=KEPT_EVENTS, approximate=True)
-            pipeline.publish(channel(thread_id), event.body)
+            words = (KEPT_EVENTS, event.id, event.event_type, event.body, channel(thread_id))
+            pipeline.eval(_STORE_AND_PUBLISH, 1, key(thread_id), *words)
         for thread_id in {thread_id for thread_id, _ in batch}:
             pipeline.expire(key(thread_id), KEPT_S)
         replies = await pipeline.execute(raise_on_error=False)
-        for (_, event), stored in zip(batch, replies[::2], strict=False):
+        for (_, event), stored in zip(batch, replies, strict=False):
             if isinstance(stored, ResponseError) and "equal or smaller" in str(stored):
                 continue  # sent before, or by a worker that no longer owns the job
             if isinstance(stored, ResponseError):  # this event's own trouble; the others must not wait for it

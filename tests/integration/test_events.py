@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from typing import Any, NamedTuple
 
 import pytest
@@ -97,6 +99,24 @@ def test_a_position_that_is_none_is_refused(service: Service, position: str) -> 
     answer = service.http.get("/v1/jobs/any/events", headers={"Last-Event-ID": position})
     assert answer.status_code == 400
     assert answer.json()["error"]["fields"][0]["field"] == "last-event-id"
+
+
+def test_subscribers_hear_each_event_once_though_a_batch_was_sent_twice(
+    start_service: Starter, own_redis: Redis
+) -> None:
+    service = start_service().ready()
+    heard: list[dict[str, Any]] = []
+    with RedisClient.from_url(own_redis.url) as client, client.pubsub() as pubsub:
+        pubsub.subscribe("langgraph:stream:twice")
+        service.submit(agent([{"text": WORDS, "token_delay_ms": 5}]), "twice")
+        service.until(lambda: stored_events(own_redis.url, "twice"), "no event arrives")
+        os.kill(own_redis.pid, signal.SIGSTOP)  # what is sent now arrives, and is answered too late
+        service.until(lambda: "events_delayed" in service.log.read_text(), "the service does not notice")
+        os.kill(own_redis.pid, signal.SIGCONT)
+        while not heard or heard[-1]["event_type"] != "end":
+            message = pubsub.get_message(ignore_subscribe_messages=True, timeout=30)
+            heard += [json.loads(message["data"])] if message else []
+    assert heard == stored_events(own_redis.url, "twice")
 
 
 def test_redis_stopped_during_a_job_costs_events_and_not_the_job(start_service: Starter, own_redis: Redis) -> None:

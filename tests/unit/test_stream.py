@@ -42,13 +42,12 @@ class FakePipeline:
         self._commands: list[Callable[[], Any]] = []
         self._added = 0
 
-    def xadd(self, key: str, fields: dict[str, Any], *, id: str, maxlen: int, approximate: bool) -> None:  # noqa: A002
-        assert (maxlen, approximate) == (stream.KEPT_EVENTS, True)
+    def eval(self, script: str, keys: int, key: str, *words: Any) -> None:
+        assert (script, keys) == (stream._STORE_AND_PUBLISH, 1)
+        maxlen, event_id, _, body, channel = words
+        assert maxlen == stream.KEPT_EVENTS
         self._added += 1
-        self._commands.append(lambda: self._store(key, id))
-
-    def publish(self, channel: str, body: bytes) -> None:
-        self._commands.append(lambda: self._redis.published.append((channel, body)))
+        self._commands.append(lambda: self._store(key, event_id, channel, body))
 
     def expire(self, key: str, seconds: int) -> None:
         self._commands.append(lambda: self._redis.expiring.update({key: seconds}))
@@ -63,11 +62,12 @@ class FakePipeline:
         self._redis.batches.append(self._added)
         return [command() for command in self._commands]
 
-    def _store(self, key: str, event_id: str) -> Any:
+    def _store(self, key: str, event_id: str, channel: str, body: bytes) -> Any:
         stored = self._redis.streams.setdefault(key, [])
         if stored and _order(event_id) <= _order(stored[-1]):
             return ResponseError("The ID specified in XADD is equal or smaller than the target stream top item")
         stored.append(event_id)
+        self._redis.published.append((channel, body))
         return event_id.encode()
 
 
