@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.tools import BaseTool, StructuredTool, Tool
 
 from .definition import ToolDefinition
 from .errors import ToolScriptError
@@ -43,15 +43,31 @@ def _load(definition: ToolDefinition) -> BaseTool:
 
 def _off_the_loop(tool: BaseTool) -> BaseTool:
     """An async tool may block like any other: give its coroutine a loop in the thread that sync tools run in."""
-    if not isinstance(tool, StructuredTool) or tool.coroutine is None:
-        return tool
-    coroutine = tool.coroutine
+    if isinstance(tool, StructuredTool | Tool):
+        return tool if tool.coroutine is None else _with_function(tool, tool.coroutine)
+    if type(tool)._arun is not BaseTool._arun:
+        _override(tool)
+    return tool
 
+
+def _with_function(tool: StructuredTool | Tool, coroutine: Callable[..., Awaitable[Any]]) -> BaseTool:
     @functools.wraps(coroutine)
     def run(*args: Any, **kwargs: Any) -> Any:
         return asyncio.run(_awaited(coroutine(*args, **kwargs)))
 
     return tool.model_copy(update={"func": run, "coroutine": None})
+
+
+def _override(tool: BaseTool) -> None:
+    """A class of the script's own: the tool becomes one of a subclass whose `_arun` leaves the loop."""
+    kind = type(tool)
+    own = kind._arun
+
+    @functools.wraps(own)
+    async def _arun(self: BaseTool, *args: Any, **kwargs: Any) -> Any:
+        return await asyncio.to_thread(lambda: asyncio.run(_awaited(own(self, *args, **kwargs))))
+
+    tool.__class__ = type(kind.__name__, (kind,), {"_arun": _arun, "__module__": kind.__module__})
 
 
 async def _awaited(result: Awaitable[Any]) -> Any:

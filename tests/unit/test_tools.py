@@ -82,6 +82,24 @@ async def test_a_tool_never_runs_in_the_thread_of_the_event_loop(kind: str) -> N
     assert await one.ainvoke({}) != threading.get_ident()
 
 
+async def test_a_class_of_the_scripts_own_leaves_the_event_loop_too() -> None:
+    one = made(
+        "one",
+        "from langchain_core.tools import BaseTool\n"
+        "class One(BaseTool):\n"
+        "    name: str = 'one'\n"
+        "    description: str = 'T.'\n"
+        "    def _run(self, x: int = 0) -> int:\n"
+        "        return -1\n"
+        "    async def _arun(self, x: int = 0) -> str:\n"
+        "        return f'{x} {threading.get_ident()}'\n"
+        "one = One()\n",
+    )
+    x, thread = (await one.ainvoke({"x": 5})).split()
+    assert x == "5"
+    assert int(thread) != threading.get_ident()
+
+
 async def test_an_async_tool_may_await() -> None:
     one = made(
         "one",
