@@ -169,7 +169,38 @@ async def list_jobs(
     return JobPage(jobs=[JobView(**row) for row in page], next_cursor=more)
 
 
-# `:path`, because a job id may hold slashes; the longer route therefore comes first.
+# `:path`, because a job id may hold slashes; the longer routes therefore come first.
+@router.post(
+    "/v1/jobs/{job_id:path}/cancel",
+    responses=_errors(404, 409, 503),
+)
+async def cancel_job(request: Request, job_id: str) -> Accepted:
+    """End a job that has not ended, wherever it runs. Its outcome is a failure of type `Cancelled`.
+
+    200 also for a job that was cancelled before.
+    """
+    service = _service(request)
+    ended = await service.ledger.cancel(_known_id(job_id))
+    if ended is not None:
+        service.on_ended(ended)
+        log.info("job_cancelled", job_id=job_id, trace_id=ended.trace_id)
+    return Accepted(job_id=job_id, status=Status.CANCELLED)
+
+
+@router.post(
+    "/v1/jobs/{job_id:path}/redrive",
+    status_code=202,
+    responses=_errors(404, 409, 503),
+)
+async def redrive_job(request: Request, job_id: str) -> Accepted:
+    """Run a failed job again, from its last checkpoint and with all its attempts before it. Its events begin anew."""
+    service = _service(request)
+    await service.ledger.redrive(_known_id(job_id))
+    await service.forget_events(job_id)
+    log.info("job_redriven", job_id=job_id)
+    return Accepted(job_id=job_id, status=Status.QUEUED)
+
+
 @router.get(
     "/v1/jobs/{job_id:path}/events",
     responses={
@@ -248,7 +279,7 @@ async def _accept_and_wait(service: Service, submission: Submission, wait_s: flo
             if event is not None:
                 return Response(strict_json.dumps(event), media_type=job.STRUCTURED)
             left = deadline - asyncio.get_running_loop().time()
-            if left <= 0 or service.streams.ended.is_set():
+            if left <= 0 or service.phase is Phase.DRAINED:
                 return _accepted(receipt)
             await wait(finished, min(left, 1.0))
 

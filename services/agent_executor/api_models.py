@@ -62,6 +62,7 @@ class JobView(BaseModel):
     status: Status
     attempt: int
     created_at: datetime
+    due_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
     updated_at: datetime

@@ -7,6 +7,7 @@ corrected where JetStream allows it: a durable that exists keeps its old setting
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -18,10 +19,11 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
+from .announcements import DEAD_SUBJECT, STATUS_SUBJECT
+
 JOBS_SUBJECT = "agent.execute.*"
 STATUS_STREAM = "AGENT_STATUS"
 DEAD_STREAM = "AGENT_DEAD"
-DEAD_SUBJECT = "agent.dead."
 ACK_WAIT_S = 30.0
 _DAY_S = 24 * 3600.0
 _RETRY_S = 1.0
@@ -35,10 +37,13 @@ log = structlog.get_logger()
 
 
 class Broker:
-    """A connection that never gives up. `js` may be used once `ready` is set."""
+    """A connection that never gives up. `js` may be used once `ready` is set; `on_ready` is called then, and whenever
+    the connection is up again.
+    """
 
     def __init__(self, url: str, *, stream: str, consumer: str) -> None:
         self._url = url
+        self.on_ready: Callable[[], None] = lambda: None
         self.stream = stream
         self.consumer = consumer
         self.ready = asyncio.Event()
@@ -68,6 +73,7 @@ class Broker:
                     self._client = await self._connect()
                 await self._prepare()
                 self.ready.set()
+                self.on_ready()
                 log.info("nats_ready", stream=self.stream, consumer=self.consumer)
             except _AWAY as error:
                 log.warning("nats_unavailable", error=type(error).__name__, reason=str(error))
@@ -100,6 +106,7 @@ class Broker:
 
         async def on_reconnect() -> None:
             await on_event("reconnected")
+            self.on_ready()
 
         return await nats.connect(
             self._url.split(","),
@@ -107,7 +114,7 @@ class Broker:
             connect_timeout=2,
             reconnect_time_wait=1,
             max_reconnect_attempts=-1,
-            ping_interval=10,
+            ping_interval=5,
             max_outstanding_pings=2,
             error_cb=on_error,
             disconnected_cb=on_disconnect,
@@ -127,7 +134,7 @@ class Broker:
         }
         return [
             StreamConfig(name=self.stream, subjects=[JOBS_SUBJECT], max_age=_DAY_S, **common),
-            StreamConfig(name=STATUS_STREAM, subjects=["agent.status.*"], max_age=7 * _DAY_S, **common),
+            StreamConfig(name=STATUS_STREAM, subjects=[f"{STATUS_SUBJECT}*"], max_age=7 * _DAY_S, **common),
             StreamConfig(name=DEAD_STREAM, subjects=[f"{DEAD_SUBJECT}*"], max_age=30 * _DAY_S, **common),
         ]
 

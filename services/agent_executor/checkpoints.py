@@ -1,38 +1,165 @@
-"""LangGraph checkpoints in PostgreSQL.
+"""LangGraph checkpoints in PostgreSQL, fenced by the claim.
 
-Owns the choice of saver and what it may deserialise. The tables are made by our migrations; the saver's own `setup()`
-is never called (it races, and needs CREATE rights even when there is nothing to do).
+Owns the choice of saver, what it may deserialise, and its writes (`checkpoints.sql`): each asserts the claim's fence in
+the same statement, so that a worker that lost its job can write nothing, and one that freezes holds no lock. The tables
+are made by our migrations; the saver's own `setup()` is never called (it races, and needs CREATE rights even when there
+is nothing to do).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+    get_serializable_checkpoint_metadata,
+)
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
 
-from .database import Pool, answering
+from . import database, sql
+from .database import Pool, persistently
+from .errors import LeaseLost
+
+SQL = sql.load("checkpoints.sql")
+_BYTES_A_SECOND = 2**20  # what the slowest database we wait for takes in
 
 
 class Saver(AsyncPostgresSaver):
-    """LangGraph's saver, for one job: it holds a lock around every call, so jobs share the pool and never a saver.
+    """LangGraph's saver, for one claimed job: it holds a lock around every call, so jobs share the pool, never a saver.
 
     It makes objects of langgraph's own safe types (messages, Command, Send, dates, ...); in strict mode langgraph adds
-    those that the state schema of the graph at hand declares. Everything else comes back as plain data. An outage of
-    PostgreSQL is Unavailable, which can be told from a job's own errors.
+    those that the state schema of the graph at hand declares. Everything else comes back as plain data.
+
+    Reads and writes are patient: while PostgreSQL is away they are tried again, until the worker ends the run because
+    it could not renew the lease.
+
+    Raises:
+        LeaseLost: from every write, once the job has been claimed by another worker or has ended.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, job_id: str, fence: int) -> None:
         serializer: Any = JsonPlusSerializer(allowed_msgpack_modules=None)
         super().__init__(pool, serde=serializer)
+        self._pool = pool
+        self._claim: dict[str, Any] = {"job_id": job_id, "fence": fence}
+        self._writing: defaultdict[tuple[str, str], list[asyncio.Future[None]]] = defaultdict(list)
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """The latest checkpoint, or the one that `config` names."""
+        return await persistently(partial(super().aget_tuple, config))
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """The writes from which channels that store differences are rebuilt."""
+        read = partial(super().aget_delta_channel_history, config=config, channels=channels)
+        return await persistently(read)
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Save a checkpoint, after the writes of its parent: deep agents keep their messages in those."""
+        place = config["configurable"]
+        thread_id, namespace, parent_id = place["thread_id"], place["checkpoint_ns"], place.get("checkpoint_id")
+        if parent_id is not None:
+            await asyncio.gather(*self._writing.pop((namespace, parent_id), ()))
+        inline, large = _split(checkpoint["channel_values"])
+        versions = {channel: version for channel, version in new_versions.items() if channel in large}
+        blobs = self._dump_blobs(thread_id, namespace, large, versions)
+        await self._write(
+            "put",
+            thread_id=thread_id,
+            checkpoint_ns=namespace,
+            checkpoint_id=checkpoint["id"],
+            parent_id=parent_id,
+            checkpoint=Jsonb({**checkpoint, "channel_values": inline}),
+            metadata=Jsonb(get_serializable_checkpoint_metadata(config, metadata)),
+            **_columns(blobs, ("channels", "versions", "types", "blobs")),
+        )
+        return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Save what one task wrote on top of a checkpoint."""
+        place = config["configurable"]
+        thread_id, namespace, checkpoint_id = place["thread_id"], place["checkpoint_ns"], place["checkpoint_id"]
+        written = asyncio.get_running_loop().create_future()
+        self._writing[namespace, checkpoint_id].append(written)
+        try:
+            special = all(channel in WRITES_IDX_MAP for channel, _ in writes)
+            rows = self._dump_writes(thread_id, namespace, checkpoint_id, task_id, task_path, writes)
+            if special:  # they replace each other, and one statement may not replace its own row
+                rows = list({row[5]: row for row in rows}.values())
+            await self._write(
+                "replace_writes" if special else "put_writes",
+                thread_id=thread_id,
+                checkpoint_ns=namespace,
+                checkpoint_id=checkpoint_id,
+                task_id=task_id,
+                task_path=task_path,
+                **_columns([row[4:] for row in rows], (None, "indexes", "channels", "types", "blobs")),
+            )
+        except BaseException as error:
+            written.set_exception(error if isinstance(error, Exception) else LeaseLost("the write was cancelled"))
+            written.exception()  # whoever waits is told; nobody has to
+            raise
+        written.set_result(None)
+
+    async def _write(self, query: str, **row: Any) -> None:
+        await persistently(partial(self._write_once, query, row))
+
+    async def _write_once(self, query: str, row: Mapping[str, Any]) -> None:
+        size = sum(len(blob or b"") for blob in row["blobs"])
+        async with self.lock, database.connection(self._pool, database.LIMIT_S + size / _BYTES_A_SECOND) as connection:
+            cursor = await connection.execute(SQL[query], {**self._claim, **row}, binary=True)
+            if await cursor.fetchone() is None:
+                raise LeaseLost("job {job_id} is no longer held under fence {fence}".format_map(self._claim))
 
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
-        """Every read and write of the saver goes through here."""
-        with answering():
+        """Every read of the saver goes through here, and its deletions."""
+        with database.answering():
             async with super()._cursor(pipeline=pipeline) as cursor:
-                yield cursor
+                with database.severed_after(cursor.connection, database.LIMIT_S):
+                    yield cursor
+
+
+def _split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """As the saver does it: small values stand in the checkpoint itself, the others in blobs."""
+    inline: dict[str, Any] = {}
+    large: dict[str, Any] = {}
+    for channel, value in values.items():
+        if isinstance(value, _DeltaSnapshot):
+            inline[channel], large[channel] = True, value
+        elif value is None or isinstance(value, str | int | float | bool):
+            inline[channel] = value
+        else:
+            large[channel] = value
+    return inline, large
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], names: Sequence[str | None]) -> dict[str, list[Any]]:
+    """The last columns of rows, as arrays by name."""
+    skipped = len(rows[0]) - len(names) if rows else 0
+    return {name: [row[skipped + index] for row in rows] for index, name in enumerate(names) if name is not None}

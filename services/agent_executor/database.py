@@ -1,14 +1,23 @@
-"""The connection pool to PostgreSQL, and what it means when it does not answer.
+"""Connections to PostgreSQL, and what it means when it does not answer.
 
 Owns connections, not queries. Everybody who uses the pool says so through `answering`, so that an outage has one name.
+A server that is cut off without a word (a blackhole) is noticed by us and not by TCP, whose own patience is minutes: a
+connection on which an answer is overdue is severed, and whoever waits gets an error at once. Cancelling the wait would
+not do, because psycopg then asks the same server to cancel, and waits for that.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, TypeVar
 
 import psycopg
+import stamina
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
@@ -18,7 +27,12 @@ from .errors import Unavailable
 
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
+T = TypeVar("T")
+
+LIMIT_S = 8.0
 _WAIT_S = 5.0
+_CHECK_S = 2.0
+_CONNECT_S = 3
 
 
 def pool(dsn: str, max_size: int) -> Pool:
@@ -30,10 +44,11 @@ def pool(dsn: str, max_size: int) -> Pool:
         min_size=2,
         max_size=max_size,
         open=False,
-        kwargs={"autocommit": True, "row_factory": dict_row, "prepare_threshold": 0, "connect_timeout": 5},
+        kwargs={"autocommit": True, "row_factory": dict_row, "prepare_threshold": 0, "connect_timeout": _CONNECT_S},
         connection_class=AsyncConnection[DictRow],
-        check=AsyncConnectionPool.check_connection,
+        check=_check,
         timeout=_WAIT_S,
+        reconnect_timeout=_WAIT_S,  # then the next who asks tries again, without the pauses of a long outage
         name="agent-executor",
     )
 
@@ -43,8 +58,8 @@ def answering() -> Iterator[None]:
     """Raise Unavailable for an outage of PostgreSQL, or for a database that was never migrated."""
     try:
         yield
-    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
-        raise Unavailable("the database has no tables yet: apply the migrations") from None
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.InvalidSchemaName):
+        raise Unavailable("the database lacks tables or columns: apply the migrations") from None
     except psycopg.errors.ProgramLimitExceeded:  # an OperationalError by name: what the job wrote is too large
         raise
     except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed) as error:
@@ -53,8 +68,51 @@ def answering() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def connection(pool: Pool) -> AsyncIterator[AsyncConnection[DictRow]]:
-    """A connection of the pool. Raises Unavailable, as `answering` says."""
+async def connection(pool: Pool, limit_s: float = LIMIT_S) -> AsyncIterator[AsyncConnection[DictRow]]:
+    """A connection of the pool, for `limit_s` at most. Raises Unavailable, as `answering` says."""
     with answering():
         async with pool.connection() as taken:
-            yield taken
+            with severed_after(taken, limit_s):
+                yield taken
+
+
+@contextmanager
+def severed_after(connection: AsyncConnection[Any], limit_s: float) -> Iterator[None]:
+    """Sever the connection if the block takes longer."""
+    timer = asyncio.get_running_loop().call_later(limit_s, _sever, connection)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def thread_severed_after(connection: psycopg.Connection[Any], limit_s: float) -> Iterator[None]:
+    """`severed_after` for a thread, whose own waiting cannot be interrupted otherwise."""
+    timer = threading.Timer(limit_s, _sever, (connection,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+async def persistently(call: Callable[[], Awaitable[T]]) -> T:
+    """What `call` gives, tried again for as long as PostgreSQL is away; whoever waits decides how long that may be."""
+    async for attempt in stamina.retry_context(
+        on=Unavailable, attempts=None, timeout=None, wait_initial=0.1, wait_max=1.0, wait_jitter=0.2
+    ):
+        with attempt:
+            return await call()
+    raise AssertionError("retried without end")
+
+
+async def _check(connection: AsyncConnection[DictRow]) -> None:
+    with severed_after(connection, _CHECK_S):
+        await AsyncConnectionPool.check_connection(connection)
+
+
+def _sever(connection: psycopg.BaseConnection[Any]) -> None:
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as theirs:
+        theirs.shutdown(socket.SHUT_RDWR)

@@ -57,6 +57,18 @@ class LeaseLost(AgentExecutorError):
     """Another worker owns the job now; what this one was doing must leave no trace."""
 
 
+class Stopped(AgentExecutorError):
+    """The run ended at a checkpoint because it was asked to; it goes on from there later."""
+
+
+class Cancelled(AgentExecutorError):
+    """Somebody cancelled the job."""
+
+
+class WorkerLost(AgentExecutorError):
+    """The job's workers fell silent, once for each attempt it had."""
+
+
 class ModelUnavailable(AgentExecutorError):
     """A definition names a provider that does not exist here, or one that has no key."""
 

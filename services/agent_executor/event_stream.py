@@ -29,10 +29,10 @@ BEGINNING = "0-0"
 
 
 class Streams:
-    """The open streams of a process, so that it can end them before it goes."""
+    """The open streams of a process, so that it can end them before it goes: their readers come back elsewhere."""
 
     def __init__(self) -> None:
-        self.ended = asyncio.Event()
+        self._ended = asyncio.Event()
         self._none_open = asyncio.Event()
         self._none_open.set()
         self._open = 0
@@ -42,7 +42,7 @@ class Streams:
         """Count a stream as open; yields a task that is done when it has to end."""
         self._open += 1
         self._none_open.clear()
-        going_down = asyncio.create_task(self.ended.wait())
+        going_down = asyncio.create_task(self._ended.wait())
         try:
             yield going_down
         finally:
@@ -52,8 +52,9 @@ class Streams:
                 self._none_open.set()
 
     async def end(self) -> None:
-        """Tell all streams to end, and wait until they have, at most `_END_S`."""
-        self.ended.set()
+        """Tell the open streams to end, and wait until they have, at most `_END_S`. Later ones are not concerned."""
+        ended, self._ended = self._ended, asyncio.Event()
+        ended.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(_END_S):
                 await self._none_open.wait()

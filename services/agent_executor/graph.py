@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from .definition import Definition, Node
 from .strict_json import scrub
 
 DESCRIPTION_CHARS = 200
+_CALLS = uuid.uuid5(uuid.NAMESPACE_DNS, "tool-call.agent-executor-service")
 
 Graph = CompiledStateGraph[Any, Any, Any, Any]
 
@@ -48,7 +50,7 @@ def _assemble(definition: Definition, credentials: Mapping[str, models.Credentia
         return {
             "model": models.create(choice, credentials.get(choice.provider, {})),
             "tools": [made[name] for name in node.config.tools],
-            "middleware": [StorableMiddleware()],
+            "middleware": _middleware(),
         }
 
     root = parts(definition.root)
@@ -76,7 +78,33 @@ def _general_purpose(definition: Definition, root: dict[str, Any]) -> list[SubAg
     name = GENERAL_PURPOSE_SUBAGENT["name"]
     if any(node.config.name == name for node in definition.specialists):
         return []
-    return [cast(SubAgent, {**GENERAL_PURPOSE_SUBAGENT, **root, "middleware": [StorableMiddleware()]})]
+    return [cast(SubAgent, {**GENERAL_PURPOSE_SUBAGENT, **root, "middleware": _middleware()})]
+
+
+def _middleware() -> list[AgentMiddleware]:
+    return [IdempotencyMiddleware(), StorableMiddleware()]
+
+
+class IdempotencyMiddleware(AgentMiddleware):
+    """Gives each tool call a key that is the same when the call is repeated after a crash.
+
+    A tool that has a `runtime: ToolRuntime` finds it as `runtime.config["configurable"]["idempotency_key"]`. It is made
+    of the job, the place of the call in the graph (the same for a step that starts from the same checkpoint) and the id
+    that the model gave the call.
+    """
+
+    async def awrap_tool_call(
+        self,
+        request: ToolCallRequest,
+        handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
+    ) -> ToolMessage | Command[Any]:
+        """Add the key to the runtime that the tool is given."""
+        config = request.runtime.config
+        place = config.get("configurable", {})
+        words = (place.get("thread_id"), place.get("checkpoint_ns"), request.tool_call["id"])
+        key = str(uuid.uuid5(_CALLS, ":".join(map(str, words))))
+        keyed: Any = {**config, "configurable": {**place, "idempotency_key": key}}
+        return await handler(dataclasses.replace(request, runtime=dataclasses.replace(request.runtime, config=keyed)))
 
 
 class StorableMiddleware(AgentMiddleware):

@@ -21,6 +21,7 @@ class Phase(StrEnum):
     STARTING = "starting"
     SERVING = "serving"
     DRAINING = "draining"
+    DRAINED = "drained"
 
 
 async def ask(probes: Mapping[str, Probe]) -> dict[str, bool]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -18,14 +17,16 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 from nats.js.errors import APIError
 
-from . import definition, job, metrics, strict_json, tracing
-from .broker import DEAD_SUBJECT, Broker
+from . import crash, definition, job, metrics, strict_json, tracing
+from .announcements import DEAD_SUBJECT, refusal
+from .broker import Broker
 from .errors import AgentExecutorError, Conflict, InvalidInput, PayloadTooLarge, Unavailable
 from .ledger import Ledger
 
 _FETCH_S = 0.5
 _BATCH = 32
 _RETRY_S = 1.0
+_ACK_S = 2.0
 _REASONS: Mapping[type[AgentExecutorError], str] = {
     InvalidInput: "invalid",
     PayloadTooLarge: "too-large",
@@ -61,6 +62,7 @@ class Intake:
                     await asyncio.sleep(_RETRY_S)
                     await self._broker.repair()
                     continue
+                crash.point("after_fetch")
                 await asyncio.gather(*(self._take(message) for message in messages))
         finally:
             self._stopped.set()
@@ -74,7 +76,9 @@ class Intake:
     async def _take(self, message: Msg) -> None:
         try:
             await self._accept(message)
-            await message.ack()
+            crash.point("after_accept")
+            await message.ack_sync(_ACK_S)
+            crash.point("after_ack")
             metrics.nats_processed.inc()
         except (InvalidInput, PayloadTooLarge, Conflict) as error:
             metrics.nats_failed.inc()
@@ -83,7 +87,11 @@ class Intake:
             metrics.nats_failed.inc()
             log.warning("message_put_back", error=str(error))
             await self._put_back(message)
-        except NatsError as error:  # not acked: it comes again, and is found to be here already
+        except (
+            NatsError,
+            OSError,
+            TimeoutError,
+        ) as error:  # not acked: it comes again, and is found to be here already
             log.warning("ack_failed", error=type(error).__name__)
 
     async def _accept(self, message: Msg) -> None:
@@ -101,7 +109,9 @@ class Intake:
         """Keep what can never be a job where an operator finds it, and tell whoever waits for the job it names."""
         reason = _REASONS[type(error)]
         log.warning("message_refused", reason=reason, error=str(error))
-        headers = {"Agent-Error": str(error)[:1000], "Agent-Subject": message.subject}
+        place = message.metadata.sequence.stream if message.metadata.sequence else 0
+        msg_id = {"Nats-Msg-Id": f"{self._broker.stream}:{place}:{message.metadata.timestamp.timestamp()}"}
+        headers = {"Agent-Error": str(error)[:1000], "Agent-Subject": message.subject, **msg_id}
         try:
             try:
                 await self._broker.js.publish(f"{DEAD_SUBJECT}{reason}", message.data, headers=_one_line(headers))
@@ -121,7 +131,7 @@ class Intake:
         except InvalidInput:
             return
         described = {"message": str(error), "type": type(error).__name__, "stack_trace": ""}
-        refused = job.refusal(event, described, datetime.now(UTC))
+        refused = refusal(event, described)
         if refused is not None:
             await self._ledger.announce_rejection(*refused)
 

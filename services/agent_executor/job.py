@@ -1,4 +1,4 @@
-"""A job: the CloudEvent that asks for it, its states, and the CloudEvent that announces its outcome.
+"""A job: the CloudEvent that asks for it, its states, and its outcome. What goes out is `announcements`'.
 
 Owns the shapes at the edge (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md and its HTTP binding);
 knows nothing of where jobs are kept or how they run. The thread id of a job is its job id, everywhere.
@@ -11,7 +11,6 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
@@ -22,12 +21,9 @@ from . import strict_json
 from .errors import Finding, InvalidInput
 
 EXECUTE = "dev.my-platform.agent.execute"
-OUTGOING_TYPE = "dev.my-platform.agent."
-OUTGOING_SOURCE = "agent-executor-service"
 STRUCTURED = "application/cloudevents+json"
 
-_OUTCOME_IDS = uuid.uuid5(uuid.NAMESPACE_DNS, "outcome.agent-executor-service")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Status(StrEnum):
@@ -42,6 +38,8 @@ class Status(StrEnum):
 
 
 TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
+# The database has the same in trigger jobs_transition, which refuses every other step. Running to queued: given back,
+# or to be tried again; running to running: taken over; interrupted to queued: resumed; failed to queued: redriven.
 TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELLED}),
     Status.RUNNING: frozenset({Status.QUEUED, Status.RUNNING, Status.INTERRUPTED, *TERMINAL}),
@@ -113,11 +111,12 @@ class Submission:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `result` where it completed, `error` where it did not."""
+    """How a run ended: `result` where it completed, `error` where it did not; `may_pass`: another try may succeed."""
 
     status: Status
     result: Any = None
     error: dict[str, str] | None = None
+    may_pass: bool = False
 
 
 def from_event(event: Any) -> Submission:
@@ -175,60 +174,13 @@ def from_json(body: Any) -> Submission:
     return Submission(request.job_id, request.trace_id, request.agent_definition, request.input_payload)
 
 
-def outcome_id(job_id: str, fence: int) -> str:
-    """The CloudEvent id of one outcome of one job: the same however often it is published."""
-    return str(uuid.uuid5(_OUTCOME_IDS, f"{job_id}:{fence}"))
-
-
-def outcome_event(
-    job_id: str, event_id: str, outcome: Outcome, finished_at: datetime, traceparent: str | None
-) -> dict[str, Any]:
-    """The CloudEvent that announces `outcome`."""
-    event: dict[str, Any] = {
-        "specversion": "1.0",
-        "type": OUTGOING_TYPE + outcome_subject(outcome.status),
-        "source": OUTGOING_SOURCE,
-        "subject": job_id,
-        "id": event_id,
-        "time": finished_at.isoformat(),
-        "datacontenttype": "application/json",
-    }
-    if traceparent is not None:
-        event["traceparent"] = traceparent
-    if outcome.status is Status.COMPLETED:
-        event["data"] = {"job_id": job_id, "result": {"output": outcome.result, "status": "completed"}}
-    else:
-        event["data"] = {"job_id": job_id, "error": outcome.error}
-    return event
-
-
-def outcome_subject(status: Status) -> str:
-    """The last word of the outgoing type and NATS subject; a cancelled job announces a failure of type Cancelled."""
-    return "completed" if status is Status.COMPLETED else "failed"
-
-
-def refusal(event: Any, error: dict[str, str], refused_at: datetime) -> tuple[str, dict[str, Any]] | None:
-    """The failed CloudEvent for an event that cannot become a job, with the job id it names; None if it names none.
-
-    Its id is fixed for one event, so that a repeated delivery can be told.
-    """
-    data = event.get("data") if isinstance(event, dict) else None
-    job_id = data.get("job_id") if isinstance(data, dict) else None
-    if not isinstance(job_id, str) or not (job_id := job_id.strip()) or len(job_id) > MAX_ID_CHARS:
-        return None
-    event_id = str(uuid.uuid5(_OUTCOME_IDS, f"refused:{event.get('source')}:{event.get('id')}:{job_id}"))
-    traceparent = event.get("traceparent")
-    known = traceparent if isinstance(traceparent, str) and _TRACEPARENT.fullmatch(traceparent) else None
-    return job_id, outcome_event(job_id, event_id, Outcome(Status.FAILED, error=error), refused_at, known)
-
-
 def _fixed_attributes(attributes: _Attributes) -> list[Finding]:
     findings = []
     if attributes.specversion != "1.0":
         findings.append(Finding("specversion", 'must be "1.0"'))
     if attributes.type != EXECUTE:
         findings.append(Finding("type", f"must be {EXECUTE}"))
-    if attributes.traceparent is not None and not _TRACEPARENT.fullmatch(attributes.traceparent):
+    if attributes.traceparent is not None and not TRACEPARENT.fullmatch(attributes.traceparent):
         findings.append(Finding("traceparent", "must be a W3C Trace Context traceparent"))
     return findings
 

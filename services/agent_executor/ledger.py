@@ -1,27 +1,38 @@
-"""The jobs table, which is the queue: accept, claim, renew, release, finish.
+"""The jobs table, which is the queue: accept, claim, renew, release, retry, finish, cancel, redrive, expire.
 
 Owns every state a job goes through and the SQL that moves it there (`ledger.sql`). A claim carries a fencing number
 (Kleppmann, "How to do distributed locking"): who finishes or releases a job must still hold the number it was given.
+Every method may be called again when its answer was lost; it then finds its work done.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from psycopg.rows import DictRow
 
-from . import database, sql, strict_json
+from . import crash, database, sql, strict_json
+from .announcements import (
+    STATUS_SUBJECT,
+    Letter,
+    columns,
+    dead_letter,
+    letters,
+    outcome_event,
+    outcome_id,
+    outcome_subject,
+)
 from .database import Pool
-from .errors import Conflict, LeaseLost, NotFound
-from .job import TERMINAL, Outcome, Status, Submission, outcome_event, outcome_id, outcome_subject
+from .errors import Cancelled, Conflict, LeaseLost, NotFound, WorkerLost
+from .job import TERMINAL, TRANSITIONS, Outcome, Status, Submission
 
 QUEUED_CHANNEL = "agent_executor_queued"
 FINISHED_CHANNEL = "agent_executor_finished"
-
+_CANCELLABLE = [status.value for status in Status if Status.CANCELLED in TRANSITIONS[status]]
 
 SQL = sql.load("ledger.sql")
 
@@ -37,6 +48,8 @@ class Claim:
     traceparent: str | None
     attempt: int
     fence: int
+    source: str | None = None
+    event_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,14 +61,25 @@ class Receipt:
     is_new: bool
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A job that somebody other than its worker ended, and the fence under which its last events are sent."""
+
+    job_id: str
+    trace_id: str
+    fence: int
+    outcome: Outcome
+
+
 class Ledger:
     """The queries, as methods. Each raises Unavailable when PostgreSQL is away or has not been migrated."""
 
-    def __init__(self, pool: Pool, *, sink: bool = False) -> None:
+    def __init__(self, pool: Pool, *, lease_s: float = 9, max_attempts: int = 3, sink: bool = False) -> None:
         """`sink`: outcomes go to K_SINK as well as to NATS."""
+        self.lease_s = lease_s
+        self.max_attempts = max_attempts
         self._pool = pool
-        self._targets = ["nats", "sink"] if sink else ["nats"]
-        self._suffixes = ["", ":sink"][: len(self._targets)]
+        self._sink = sink
 
     async def accept(self, submission: Submission, traceparent: str | None = None) -> Receipt:
         """Commit a job, or find that it is here already; its run continues `traceparent`.
@@ -92,57 +116,107 @@ class Ledger:
                 await connection.execute(SQL["announce_again"], request)
             return Receipt(submission.job_id, status, is_new=False)
 
-    async def claim(self, owner: str, slots: int, lease_s: float) -> list[Claim]:
-        """Claim up to `slots` jobs for `owner`."""
-        rows = await self._rows("claim", owner=owner, slots=slots, lease_s=lease_s)
+    async def claim(self, owner: str, slots: int, held: Collection[str] = (), *, take_over: bool = True) -> list[Claim]:
+        """Claim up to `slots` jobs for `owner`, who knows of `held`.
+
+        Args:
+            take_over: also jobs of other owners whose lease ran out. Not right after an outage of PostgreSQL, when
+                nobody could renew.
+        """
+        rows = await self._rows(
+            "claim",
+            owner=owner,
+            slots=slots,
+            held=list(held),
+            lease_s=self.lease_s,
+            max_attempts=self.max_attempts,
+            take_over=take_over,
+        )
         return [Claim(**row) for row in rows]
 
-    async def renew(self, claims: Sequence[Claim], lease_s: float) -> set[str]:
-        """Renew the leases of `claims`; returns the ids of those that still hold."""
-        held = {"job_ids": [claim.job_id for claim in claims], "fences": [claim.fence for claim in claims]}
-        return {row["job_id"] for row in await self._rows("renew", lease_s=lease_s, **held)}
+    async def release(self, claim: Claim, delay_s: float = 0) -> bool:
+        """Give a job back unfinished, counting no attempt; False when the lease was lost already."""
+        return bool(await self._rows("release", job_id=claim.job_id, fence=claim.fence, delay_s=delay_s))
 
-    async def release(self, claim: Claim) -> bool:
-        """Give a job back unfinished; False when the lease was lost already."""
-        return bool(await self._rows("release", job_id=claim.job_id, fence=claim.fence))
+    async def retry(self, claim: Claim, outcome: Outcome) -> datetime | None:
+        """Put a job back after a failure that may pass; returns when it is due, None when the lease was lost."""
+        error = strict_json.dumps(outcome.error).decode()
+        rows = await self._rows("retry", job_id=claim.job_id, fence=claim.fence, error=error)
+        return rows[0]["due_at"] if rows else None
 
     async def finish(self, claim: Claim, outcome: Outcome, traceparent: str | None) -> None:
-        """Record `outcome` and put its CloudEvent into the outbox, in one transaction.
+        """Record `outcome` and put what announces it into the outbox, in one transaction.
+
+        A failure that might have passed means that the last attempt is used up: the request becomes a dead letter too.
 
         Raises:
             LeaseLost: another worker has claimed the job since.
         """
         event_id = outcome_id(claim.job_id, claim.fence)
-        event = outcome_event(claim.job_id, event_id, outcome, datetime.now(UTC), traceparent)
-        rows = await self._rows(
-            "finish",
-            job_id=claim.job_id,
-            fence=claim.fence,
-            status=outcome.status.value,
-            result=None if outcome.status is not Status.COMPLETED else strict_json.dumps(outcome.result).decode(),
-            error=None if outcome.error is None else strict_json.dumps(outcome.error).decode(),
-            outcome_id=event_id,
-            subject=f"agent.status.{outcome_subject(outcome.status)}",
-            event=strict_json.dumps(event).decode(),
-            targets=self._targets,
-            suffixes=self._suffixes,
-        )
-        if not rows:
+        announced = self._letters(claim.job_id, event_id, outcome, traceparent)
+        if outcome.may_pass and outcome.error is not None:
+            announced.append(dead_letter(claim, event_id, outcome.error))
+        crash.point("before_commit")
+        if not await self._finish(claim.job_id, claim.fence, event_id, outcome, announced, out_of=[Status.RUNNING]):
             raise LeaseLost(f"job {claim.job_id} is no longer held under fence {claim.fence}")
+        crash.point("after_commit")
+
+    async def fail_silent(self) -> list[Ended]:
+        """Fail the jobs whose workers fell silent in every attempt they had; the requests become dead letters."""
+        ended = []
+        for row in await self._rows("silent_for_good", max_attempts=self.max_attempts, lease_s=self.lease_s):
+            claim = Claim(**row)
+            error = WorkerLost(f"the worker of job {claim.job_id} fell silent in each of {claim.attempt} attempts")
+            outcome = _failed(error)
+            event_id = outcome_id(claim.job_id, claim.fence + 1)
+            announced = self._letters(claim.job_id, event_id, outcome, claim.traceparent)
+            announced.append(dead_letter(claim, event_id, outcome.error or {}))
+            done = await self._finish(
+                claim.job_id, claim.fence, event_id, outcome, announced, out_of=[Status.RUNNING], if_silent=True
+            )
+            if done:
+                ended.append(Ended(claim.job_id, claim.trace_id, claim.fence + 1, outcome))
+        return ended
+
+    async def cancel(self, job_id: str) -> Ended | None:
+        """End a job, wherever it is; None when it is cancelled already.
+
+        Its fence is raised, so that a worker that still runs it can record nothing more.
+
+        Raises:
+            NotFound: no such job.
+            Conflict: it has ended otherwise.
+        """
+        while True:  # until nobody claims or releases it between the look and the act
+            row = await self.job(job_id)
+            if row["status"] == Status.CANCELLED:
+                return None
+            if row["status"] not in _CANCELLABLE:
+                raise Conflict(f"job {job_id} is {row['status']} and cannot be cancelled")
+            outcome = Outcome(Status.CANCELLED, error=_failed(Cancelled(f"job {job_id} was cancelled")).error)
+            event_id = outcome_id(job_id, row["fence"] + 1)
+            announced = self._letters(job_id, event_id, outcome, row["traceparent"])
+            if await self._finish(job_id, row["fence"], event_id, outcome, announced, out_of=_CANCELLABLE, raised=True):
+                return Ended(job_id, row["trace_id"], row["fence"] + 1, outcome)
+
+    async def redrive(self, job_id: str) -> None:
+        """Run a failed job again, from its last checkpoint and with all its attempts before it.
+
+        Raises:
+            NotFound: no such job.
+            Conflict: it has not failed.
+        """
+        if not await self._rows("redrive", job_id=job_id):
+            status = (await self.job(job_id))["status"]
+            raise Conflict(f"job {job_id} is {status}; only a failed job can be redriven")
 
     async def announce_rejection(self, job_id: str, event: dict[str, Any]) -> None:
         """Announce that a request was refused, unless a job of that id exists: its outcome is its own."""
-        await self._rows(
-            "announce_rejection",
-            job_id=job_id,
-            outcome_id=event["id"],
-            event=strict_json.dumps(event).decode(),
-            targets=self._targets,
-            suffixes=self._suffixes,
-        )
+        announced = letters(f"{STATUS_SUBJECT}failed", event, sink=self._sink)
+        await self._rows("announce_rejection", job_id=job_id, **columns(announced))
 
     async def job(self, job_id: str) -> DictRow:
-        """One job as its caller sees it. Raises NotFound."""
+        """One job's row, without its definition and input. Raises NotFound."""
         rows = await self._rows("job", job_id=job_id)
         if not rows:
             raise NotFound(f"no job {job_id}")
@@ -158,12 +232,60 @@ class Ledger:
         rows = await self._rows("outcome", job_id=job_id)
         return rows[0]["event"] if rows else None
 
+    async def waiting(self) -> tuple[int, int]:
+        """How many jobs are due, and how many results are not delivered."""
+        [row] = await self._rows("waiting")
+        return row["jobs"], row["results"]
+
+    async def expire(self, days: int, limit: int) -> int:
+        """Delete one batch of what ended more than `days` ago; returns how many jobs and refusals it was."""
+        async with database.connection(self._pool, limit_s=60) as connection:
+            jobs = await connection.execute(SQL["expire_jobs"], {"days": days, "limit": limit})
+            rest = await connection.execute(SQL["expire_outbox"], {"days": days, "limit": limit})
+            return jobs.rowcount + rest.rowcount
+
     async def ping(self) -> bool:
         """True when PostgreSQL answers and has our tables; raises Unavailable otherwise."""
         await self._rows("ping")
         return True
 
+    def _letters(self, job_id: str, event_id: str, outcome: Outcome, traceparent: str | None) -> list[Letter]:
+        event = outcome_event(job_id, event_id, outcome, traceparent)
+        return letters(STATUS_SUBJECT + outcome_subject(outcome.status), event, sink=self._sink)
+
+    async def _finish(
+        self,
+        job_id: str,
+        fence: int,
+        event_id: str,
+        outcome: Outcome,
+        announced: Sequence[Letter],
+        *,
+        out_of: Sequence[str],
+        if_silent: bool = False,
+        raised: bool = False,
+    ) -> bool:
+        rows = await self._rows(
+            "finish",
+            job_id=job_id,
+            fence=fence,
+            raise_fence=int(raised or if_silent),
+            out_of=list(out_of),
+            if_silent=if_silent,
+            status=outcome.status.value,
+            result=None if outcome.status is not Status.COMPLETED else strict_json.dumps(outcome.result).decode(),
+            error=None if outcome.error is None else strict_json.dumps(outcome.error).decode(),
+            outcome_id=event_id,
+            **columns(announced),
+        )
+        return bool(rows)
+
     async def _rows(self, query: str, **parameters: Any) -> list[DictRow]:
         async with database.connection(self._pool) as connection:
             cursor = await connection.execute(SQL[query], parameters)
             return await cursor.fetchall() if cursor.description else []
+
+
+def _failed(error: Exception) -> Outcome:
+    described = {"message": str(error), "type": type(error).__name__, "stack_trace": ""}
+    return Outcome(Status.FAILED, error=described)

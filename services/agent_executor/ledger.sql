@@ -19,50 +19,98 @@ order by job_id = %(job_id)s desc;
 select pg_notify('agent_executor_queued', '');
 
 -- name: claim
--- Up to `slots` jobs that wait, or whose worker fell silent, oldest first. The fence grows with every claim.
-update jobs
-set status = 'running', attempt = attempt + 1, fence = fence + 1, lease_owner = %(owner)s,
-    lease_until = now() + make_interval(secs => %(lease_s)s), started_at = coalesce(started_at, now()), updated_at = now()
-where job_id in (
-    select job_id from jobs
-    where status = 'queued' or (status = 'running' and lease_until < now())
-    order by created_at
+-- Up to `slots` jobs: those whose worker fell silent, then those that are due, longest first. The fence grows with every
+-- claim. An attempt is counted, unless the lease ran out through no fault of the job: PostgreSQL was started since it was
+-- last renewed, or it is our own from a claim or a release whose answer was lost (`held` are those that we know of).
+with silent as (
+    select job_id, lease_owner = %(owner)s
+        or pg_postmaster_start_time() > lease_until - make_interval(secs => %(lease_s)s) as excused
+    from jobs
+    where status = 'running' and case
+        when lease_owner = %(owner)s then job_id <> all(%(held)s::text[])
+        else %(take_over)s and lease_until < now() and (
+            attempt < %(max_attempts)s
+            or pg_postmaster_start_time() > lease_until - make_interval(secs => %(lease_s)s)
+        )
+    end
     limit %(slots)s
     for update skip locked
+), waiting as (
+    select job_id, false as excused
+    from jobs
+    where status = 'queued' and due_at <= now()
+    order by due_at
+    limit %(slots)s - (select count(*) from silent)
+    for update skip locked
+), found as (
+    select * from silent union all select * from waiting
 )
-returning job_id, trace_id, definition, input, traceparent, attempt, fence;
-
--- name: renew
--- Renew the leases of these claims; a job that does not come back is no longer theirs.
-update jobs set lease_until = now() + make_interval(secs => %(lease_s)s)
-from unnest(%(job_ids)s::text[], %(fences)s::bigint[]) as held (job_id, fence)
-where jobs.job_id = held.job_id and jobs.fence = held.fence and status = 'running'
-returning jobs.job_id;
+update jobs
+set status = 'running', attempt = attempt + case when excused then 0 else 1 end, fence = fence + 1,
+    lease_owner = %(owner)s, lease_until = now() + make_interval(secs => %(lease_s)s),
+    started_at = coalesce(started_at, now()), updated_at = now()
+from found
+where jobs.job_id = found.job_id
+returning jobs.job_id, trace_id, source, event_id, definition, input, traceparent, attempt, fence;
 
 -- name: release
--- Give a running job back: whoever claims it next goes on from its last checkpoint. It counts as no attempt.
+-- Give a running job back: whoever claims it next goes on from its last checkpoint, at once unless there is
+-- a delay. It counts as no attempt.
 with released as (
     update jobs
-    set status = 'queued', attempt = attempt - 1, lease_owner = null, lease_until = null, updated_at = now()
+    set status = 'queued', attempt = attempt - 1, lease_owner = null, lease_until = null, updated_at = now(),
+        due_at = now() + make_interval(secs => %(delay_s)s)
     where job_id = %(job_id)s and fence = %(fence)s and status = 'running'
     returning job_id
 )
 select pg_notify('agent_executor_queued', '') from released;
 
+-- name: retry
+-- Put a job back after a failure that may pass: it is due again after 2, 4, 8, ... 300 seconds, less up to half of that.
+update jobs
+set status = 'queued', error = %(error)s, lease_owner = null, lease_until = null, updated_at = now(),
+    due_at = now() + make_interval(secs => least(300, power(2, least(attempt, 10))) * (1 - random() / 2))
+where job_id = %(job_id)s and fence = %(fence)s and status = 'running'
+returning due_at;
+
 -- name: finish
--- Record the outcome and the event that announces it, together. No row comes back when the fence has moved on.
+-- Record the outcome and the events that announce it, together. No row comes back when the fence has moved on; one does
+-- when this very outcome is recorded already. Who is not the owner raises the fence, so that the owner can write no more.
 with finished as (
     update jobs
     set status = %(status)s, result = %(result)s, error = %(error)s, outcome_id = %(outcome_id)s,
-        lease_owner = null, lease_until = null, finished_at = now(), updated_at = now()
-    where job_id = %(job_id)s and fence = %(fence)s and status = 'running'
+        fence = fence + %(raise_fence)s, lease_owner = null, lease_until = null, finished_at = now(), updated_at = now()
+    where job_id = %(job_id)s and fence = %(fence)s and status = any(%(out_of)s::text[])
+        and (not %(if_silent)s or lease_until < now())
     returning job_id
 ), announced as (
     insert into outbox (msg_id, job_id, target, subject, event)
-    select %(outcome_id)s || suffix, job_id, target, %(subject)s, %(event)s
-    from finished, unnest(%(targets)s::text[], %(suffixes)s::text[]) as t (target, suffix)
+    select msg_id, job_id, target, subject, event::json
+    from finished, unnest(%(msg_ids)s::text[], %(targets)s::text[], %(subjects)s::text[], %(events)s::text[])
+        as letters (msg_id, target, subject, event)
 )
-select pg_notify('agent_executor_finished', job_id) from finished;
+select pg_notify('agent_executor_finished', job_id)::text from finished
+union all
+select '' from jobs where job_id = %(job_id)s and outcome_id = %(outcome_id)s;
+
+-- name: silent_for_good
+-- Running jobs whose worker fell silent in their last attempt, and not because PostgreSQL was started since.
+select job_id, trace_id, source, event_id, definition, input, traceparent, attempt, fence
+from jobs
+where status = 'running' and lease_until < now() and attempt >= %(max_attempts)s
+    and pg_postmaster_start_time() <= lease_until - make_interval(secs => %(lease_s)s)
+limit 20;
+
+-- name: redrive
+-- A failed job again, from its last checkpoint, with all its attempts before it.
+with redriven as (
+    update jobs
+    set status = 'queued', attempt = 0, due_at = now(), result = null, error = null, outcome_id = null,
+        finished_at = null, updated_at = now()
+    where job_id = %(job_id)s and status = 'failed'
+    returning job_id
+)
+select pg_notify('agent_executor_queued', '') from redriven;
 
 -- name: announce_again
 -- Publish a stored outcome once more for another request; the event is the same, the message id is not.
@@ -73,16 +121,17 @@ from jobs join lateral (
     where outbox.job_id = jobs.job_id and msg_id = jobs.outcome_id
 ) stored on true
 where job_id = %(job_id)s and outcome_id is not null
-on conflict (msg_id) do update set published_at = null, due_at = now();
+on conflict (msg_id) do update set published_at = null, due_at = now(), tries = 0;
 
 -- name: job
-select job_id, trace_id, status, attempt, result, error, created_at, started_at, finished_at, updated_at
+select job_id, trace_id, traceparent, status, attempt, fence, result, error, created_at, due_at, started_at, finished_at,
+    updated_at
 from jobs
 where job_id = %(job_id)s;
 
 -- name: jobs
 -- A page of jobs, newest first; the cursor is the last row of the page before.
-select job_id, trace_id, status, attempt, created_at, started_at, finished_at, updated_at
+select job_id, trace_id, status, attempt, created_at, due_at, started_at, finished_at, updated_at
 from jobs
 where (%(status)s::text is null or status = %(status)s)
   and (%(before)s::timestamptz is null or (created_at, job_id) < (%(before)s, %(before_id)s))
@@ -98,10 +147,48 @@ where jobs.job_id = %(job_id)s;
 -- name: announce_rejection
 -- A failed event for a request that never became a job, once; silent where the job exists.
 insert into outbox (msg_id, job_id, target, subject, event)
-select %(outcome_id)s || suffix, %(job_id)s, target, 'agent.status.failed', %(event)s
-from unnest(%(targets)s::text[], %(suffixes)s::text[]) as t (target, suffix)
+select msg_id, %(job_id)s, target, subject, event::json
+from unnest(%(msg_ids)s::text[], %(targets)s::text[], %(subjects)s::text[], %(events)s::text[])
+    as letters (msg_id, target, subject, event)
 where not exists (select from jobs where job_id = %(job_id)s)
 on conflict (msg_id) do nothing;
+
+-- name: waiting
+-- What waits: jobs that are due, and results that are not delivered.
+select
+    (select count(*) from jobs where status = 'queued' and due_at <= now()) as jobs,
+    (select count(*) from outbox where published_at is null) as results;
+
+-- name: expire_jobs
+-- Delete a batch of jobs that ended long ago, with everything of theirs. What is not delivered yet is kept, and so are
+-- all checkpoints of a job that may go on: deep agents keep their messages in the writes of old ones.
+with old as (
+    select job_id from jobs
+    where finished_at < now() - make_interval(days => %(days)s)
+        and not exists (select from outbox where outbox.job_id = jobs.job_id and published_at is null)
+    order by finished_at
+    limit %(limit)s
+    for update skip locked
+), writes as (
+    delete from checkpoint_writes using old where thread_id = old.job_id
+), blobs as (
+    delete from checkpoint_blobs using old where thread_id = old.job_id
+), checkpoints as (
+    delete from checkpoints using old where thread_id = old.job_id
+), letters as (
+    delete from outbox using old where outbox.job_id = old.job_id
+)
+delete from jobs using old where jobs.job_id = old.job_id;
+
+-- name: expire_outbox
+-- Delete a batch of what was delivered long ago and belongs to no job: answers to refused requests.
+delete from outbox where id in (
+    select id from outbox
+    where published_at < now() - make_interval(days => %(days)s)
+        and not exists (select from jobs where jobs.job_id = outbox.job_id)
+    limit %(limit)s
+    for update skip locked
+);
 
 -- name: ping
 select from jobs limit 1;

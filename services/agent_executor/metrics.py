@@ -15,6 +15,10 @@ job_duration = Histogram(
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600),
 )
 jobs_running = Gauge(f"{_PREFIX}jobs_running", "Jobs this process runs now", registry=registry)
+jobs_waiting = Gauge(f"{_PREFIX}jobs_waiting", "Jobs in the queue that are due", registry=registry)
+results_waiting = Gauge(f"{_PREFIX}results_waiting", "Results that are not delivered yet", registry=registry)
+jobs_retried = Counter(f"{_PREFIX}jobs_retried", "Failures after which a job is tried again", registry=registry)
+leases_lost = Counter(f"{_PREFIX}leases_lost", "Jobs that were dropped because their lease was lost", registry=registry)
 db_connection_errors = Counter(f"{_PREFIX}db_connection_errors", "Failed database operations", registry=registry)
 redis_publish = Counter(f"{_PREFIX}redis_publish", "Events stored and published", ["event_type"], registry=registry)
 redis_publish_errors = Counter(f"{_PREFIX}redis_publish_errors", "Events delayed or dropped", registry=registry)

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
 import structlog
 
+from .database import severed_after
 from .ledger import FINISHED_CHANNEL, QUEUED_CHANNEL
 
 POLL_S = 1.0
+_PING_EVERY_S = 5.0
+_PING_S = 2.0
 _RECONNECT_S = 1.0
 
 log = structlog.get_logger()
@@ -34,11 +37,16 @@ async def wait(event: asyncio.Event, timeout_s: float = POLL_S) -> None:
 
 
 class Listener:
-    """`queued` is set when a job waits; `finished(job_id)` gives an event that is set when that job ends."""
+    """`queued` is set when a job waits; `finished(job_id)` gives an event that is set when that job ends.
+
+    `on_finished` is called with the id of every job that ends, `on_gap` when notifications may have been missed.
+    """
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self.queued = asyncio.Event()
+        self.on_finished: Callable[[str], None] = lambda job_id: None
+        self.on_gap: Callable[[], None] = lambda: None
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 
     @contextmanager
@@ -64,13 +72,21 @@ class Listener:
             await asyncio.sleep(_RECONNECT_S)
 
     async def _listen(self) -> None:
-        async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True, connect_timeout=5) as connection:
+        async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True, connect_timeout=3) as connection:
             await connection.execute(f"listen {QUEUED_CHANNEL}")
             await connection.execute(f"listen {FINISHED_CHANNEL}")
             self.queued.set()
-            async for notification in connection.notifies():
-                if notification.channel == QUEUED_CHANNEL:
-                    self.queued.set()
-                else:
-                    for event in self._waiting.get(notification.payload, ()):
-                        event.set()
+            self.on_gap()
+            while True:
+                async for notification in connection.notifies(timeout=_PING_EVERY_S):
+                    self._heard(notification)
+                with severed_after(connection, _PING_S):  # silence is the rule here, so ask whether it is a cut
+                    await connection.execute("")
+
+    def _heard(self, notification: psycopg.Notify) -> None:
+        if notification.channel == QUEUED_CHANNEL:
+            self.queued.set()
+            return
+        for event in self._waiting.get(notification.payload, ()):
+            event.set()
+        self.on_finished(notification.payload)

@@ -1,7 +1,8 @@
 """Results on their way out: outbox rows -> NATS and K_SINK.
 
-Owns delivery, at least once: a row is marked published after the receiver confirmed it. What fails is tried again with
-growing pauses, by whichever process looks first. Oldest first, but results of different jobs may overtake each other.
+Owns delivery, at least once: a row is taken for a while, and marked published after the receiver confirmed it. What
+fails is tried again with growing pauses, by whichever process looks first. Oldest first, but results of different jobs
+may overtake each other.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import httpx
 import structlog
 from nats.errors import Error as NatsError
 from nats.js.errors import APIError
+from psycopg.rows import DictRow
 
-from . import database, sql, strict_json, tracing
+from . import crash, database, sql, strict_json, tracing
+from .announcements import ERROR_EXTENSION, by_reference
 from .broker import Broker
 from .database import Pool
 from .errors import Unavailable
@@ -25,6 +28,8 @@ from .notify import wait
 SQL = sql.load("outbox.sql")
 _BATCH = 100
 _TIMEOUT_S = 5.0
+_HIDDEN_S = 15.0  # longer than a delivery and its record take
+_HEADERS_BYTES = 1024  # what NATS' max_payload counts besides the event
 
 Deliver = Callable[[str, str, dict[str, Any]], Awaitable[None]]
 """(message id, subject, event): returns once the receiver has it, raises otherwise."""
@@ -35,10 +40,14 @@ log = structlog.get_logger()
 class Outbox:
     """Delivers the rows of one target. Set `due` to have it look at once."""
 
-    def __init__(self, pool: Pool, target: str, deliver: Deliver) -> None:
+    def __init__(
+        self, pool: Pool, target: str, deliver: Deliver, can_deliver: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`can_deliver`: whether to try at all now, so that an outage costs no row a pause that outlives it."""
         self._pool = pool
         self._target = target
         self._deliver = deliver
+        self._can_deliver = can_deliver
         self.due = asyncio.Event()
 
     async def run(self) -> None:
@@ -53,17 +62,23 @@ class Outbox:
 
     async def flush(self) -> int:
         """Deliver one batch; returns how many rows were due and delivered."""
-        async with database.connection(self._pool) as connection, connection.transaction():
-            cursor = await connection.execute(SQL["due"], {"target": self._target, "limit": _BATCH})
-            rows = await cursor.fetchall()
-            if not rows:
-                return 0
-            delivered = await asyncio.gather(*(self._try(row) for row in rows))
-            done = [row["id"] for row, ok in zip(rows, delivered, strict=True) if ok]
-            failed = [row["id"] for row, ok in zip(rows, delivered, strict=True) if not ok]
-            await connection.execute(SQL["published"], {"ids": done})
-            await connection.execute(SQL["postpone"], {"ids": failed})
-            return len(done)
+        if not self._can_deliver():
+            return 0
+        rows = await self._rows("take", target=self._target, limit=_BATCH, hidden_s=_HIDDEN_S)
+        delivered = await asyncio.gather(*(self._try(row) for row in rows))
+        done = [row["id"] for row, ok in zip(rows, delivered, strict=True) if ok]
+        failed = [row["id"] for row, ok in zip(rows, delivered, strict=True) if not ok]
+        if done:
+            crash.point("after_publish")
+            await self._rows("published", ids=done)
+        if failed:
+            await self._rows("postpone", ids=failed)
+        return len(done)
+
+    async def _rows(self, query: str, **parameters: Any) -> list[DictRow]:
+        async with database.connection(self._pool) as connection:
+            cursor = await connection.execute(SQL[query], parameters)
+            return await cursor.fetchall() if cursor.description else []
 
     async def _try(self, row: Any) -> bool:
         try:
@@ -77,16 +92,28 @@ class Outbox:
 
 
 def to_nats(broker: Broker) -> Deliver:
-    """Publish to JetStream, with `Nats-Msg-Id` so that a repeated delivery is dropped there."""
+    """Publish to JetStream, with `Nats-Msg-Id` so that a repeated delivery is dropped there.
+
+    What is larger than the server takes goes without its result; `dataref` says where that is.
+    """
 
     async def deliver(msg_id: str, subject: str, event: dict[str, Any]) -> None:
         await broker.ready.wait()
-        headers = {"Nats-Msg-Id": msg_id, "Content-Type": STRUCTURED}
-        if "traceparent" in event:
-            headers["traceparent"] = event["traceparent"]
-        await broker.js.publish(subject, strict_json.dumps(event), headers=headers)
+        body = strict_json.dumps(event)
+        if len(body) > broker.client.max_payload - _HEADERS_BYTES:
+            body = strict_json.dumps(by_reference(event))
+        await broker.js.publish(subject, body, headers=_headers(msg_id, event))
 
     return deliver
+
+
+def _headers(msg_id: str, event: dict[str, Any]) -> dict[str, str]:
+    headers = {"Nats-Msg-Id": msg_id, "Content-Type": STRUCTURED}
+    if "traceparent" in event:
+        headers["traceparent"] = event["traceparent"]
+    if ERROR_EXTENSION in event:
+        headers["Agent-Error"] = " ".join(event[ERROR_EXTENSION].split())
+    return headers
 
 
 def to_sink(client: httpx.AsyncClient, url: str) -> Deliver:

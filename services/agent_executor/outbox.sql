@@ -1,19 +1,23 @@
 -- Every query of the outbox: results waiting to be delivered, one row per destination.
 
--- name: due
--- A batch of what is due for one kind of destination, kept from other processes while the transaction is open.
-select id, msg_id, subject, event
-from outbox
-where target = %(target)s and published_at is null and due_at <= now()
-order by id
-limit %(limit)s
-for update skip locked;
+-- name: take
+-- A batch of what is due for one kind of destination, due again after `hidden_s` unless it is delivered meanwhile. No
+-- lock outlives this statement: a process that freezes or dies in the middle of a delivery holds up nothing for longer.
+update outbox set tries = tries + 1, due_at = now() + make_interval(secs => %(hidden_s)s)
+where id in (
+    select id from outbox
+    where target = %(target)s and published_at is null and due_at <= now()
+    order by id
+    limit %(limit)s
+    for update skip locked
+)
+returning id, job_id, msg_id, subject, event;
 
 -- name: published
 update outbox set published_at = now() where id = any(%(ids)s);
 
 -- name: postpone
--- Try again after 1, 2, 4, ... 60 seconds.
+-- Try again after 1, 2, 4, ... 32 seconds, less up to half of that.
 update outbox
-set tries = tries + 1, due_at = now() + make_interval(secs => least(60, power(2, least(tries, 6))))
+set due_at = now() + make_interval(secs => power(2, least(tries - 1, 5)) * (1 - random() / 2))
 where id = any(%(ids)s);

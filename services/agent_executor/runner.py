@@ -10,14 +10,18 @@ import traceback
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
+from langgraph.errors import GraphDrained
+from langgraph.runtime import RunControl
+
 from . import checkpoints, definition, graph
 from .database import Pool
-from .errors import AgentExecutorError, Unavailable
+from .errors import AgentExecutorError, LeaseLost, Stopped, Unavailable
 from .events import RunEvents, content, error_object, to_json
 from .job import Outcome, Status
 from .ledger import Claim
 from .models import CredentialSource
 from .redaction import redact
+from .retries import may_pass
 from .stream import Channel
 
 _MODES: Any = ["values", "messages", "custom"]
@@ -39,22 +43,30 @@ class Runner:
         self._max_steps = max_steps
         self._error_detail = error_detail
 
-    async def run(self, claim: Claim, channel: Channel) -> Outcome:
+    def control(self) -> RunControl:
+        """With which one run can be asked to end at its next checkpoint."""
+        return RunControl()
+
+    async def run(self, claim: Claim, channel: Channel, control: RunControl) -> Outcome:
         """Run the job to its end; what goes wrong in it is an outcome too.
 
         Raises:
             Unavailable: a server this service needs is away; the job can go on later from its last checkpoint.
+            Stopped: `control` asked for it; the same holds.
+            LeaseLost: another worker has the job, or it has ended.
         """
         try:
-            return Outcome(Status.COMPLETED, result=await self._run(claim, channel))
-        except Unavailable:
+            return Outcome(Status.COMPLETED, result=await self._run(claim, channel, control))
+        except (Unavailable, LeaseLost):
             raise
+        except GraphDrained:
+            raise Stopped(f"job {claim.job_id} stopped at a checkpoint") from None
         except Exception as error:  # noqa: BLE001 - the job's boundary
-            return Outcome(Status.FAILED, error=self._describe(error))
+            return Outcome(Status.FAILED, error=self._describe(error), may_pass=may_pass(error))
 
-    async def _run(self, claim: Claim, channel: Channel) -> Any:
+    async def _run(self, claim: Claim, channel: Channel, control: RunControl) -> Any:
         compiled = await graph.build(definition.parse(claim.definition), self._credentials_of)
-        bound = compiled.copy({"checkpointer": checkpoints.Saver(self._pool)})
+        bound = compiled.copy({"checkpointer": checkpoints.Saver(self._pool, claim.job_id, claim.fence)})
         events = RunEvents(channel.emit)
         config: Any = {
             "configurable": {"thread_id": claim.job_id},
@@ -63,7 +75,9 @@ class Runner:
         }
         started = (await bound.aget_state(config)).created_at is not None
         given: Any = None if started else claim.input
-        items: AsyncIterator[Any] = bound.astream(given, config, stream_mode=_MODES, subgraphs=True, durability="sync")
+        items: AsyncIterator[Any] = bound.astream(
+            given, config, stream_mode=_MODES, subgraphs=True, durability="sync", control=control
+        )
         async for namespace, mode, payload in items:
             events.on_item(namespace, mode, payload)
         return output((await bound.aget_state(config)).values)

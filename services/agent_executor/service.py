@@ -14,18 +14,21 @@ from typing import Any
 import httpx
 import structlog
 
-from . import database, health, ledger, stream, tracing
+from . import crash, database, health, ledger, stream, tracing
 from .broker import Broker
 from .event_stream import Streams
 from .health import Phase
 from .intake import Intake
+from .leases import Leases
+from .ledger import Ended
 from .notify import Listener
 from .outbox import Outbox, to_nats, to_sink
 from .redaction import remember, remember_url
 from .runner import Runner
 from .settings import Settings, provider_environment
+from .sweeper import Sweeper
 from .vault import Credentials, Vault
-from .worker import Worker
+from .worker import Worker, announce
 
 _FLUSH_S = 1.0
 _RESTART_S = 1.0
@@ -44,7 +47,12 @@ class Service:
         _remember_secrets(settings)
         dsn = settings.dsn()
         self.pool = database.pool(dsn, settings.postgres_pool_size)
-        self.ledger = ledger.Ledger(self.pool, sink=settings.k_sink is not None)
+        self.ledger = ledger.Ledger(
+            self.pool,
+            lease_s=settings.lease_s,
+            max_attempts=settings.max_attempts,
+            sink=settings.k_sink is not None,
+        )
         self.listener = Listener(dsn)
         redis_url = settings.redis_url.get_secret_value()
         self._redis = stream.connect(redis_url)
@@ -57,19 +65,30 @@ class Service:
         )
         self._vault = _vault(settings)
         self._http = httpx.AsyncClient(timeout=5)
-        self._outboxes = [Outbox(self.pool, "nats", to_nats(self._broker))]
+        self._outboxes = [Outbox(self.pool, "nats", to_nats(self._broker), lambda: self._broker.connected)]
+        self._broker.on_ready = self._outboxes[0].due.set
         if settings.k_sink is not None:
             self._outboxes.append(Outbox(self.pool, "sink", to_sink(self._http, settings.k_sink)))
         self._intake = Intake(self._broker, self.ledger, max_body_bytes=settings.max_body_bytes)
+        self._leases = Leases(dsn, settings.lease_s)
         self._worker = Worker(
             self.ledger,
+            self._leases,
             self._runner(),
             self._publisher,
             queued=self.listener.queued,
             on_finished=self._look_at_outbox,
             slots=settings.max_concurrent_jobs,
-            lease_s=settings.lease_s,
         )
+        self.listener.on_finished = self._worker.on_finished_somewhere
+        self.listener.on_gap = self._leases.check
+        self._sweeper = Sweeper(
+            self.ledger,
+            retention_days=settings.job_retention_days,
+            is_blind=lambda: self._worker.is_blind,
+            on_ended=self.on_ended,
+        )
+        crash.arm(settings.crash_at)
 
     async def __aenter__(self) -> Service:
         """Open in order: database, then the ways out, then the worker, then the ways in."""
@@ -83,7 +102,10 @@ class Service:
         opened.push_async_callback(self._broker.close)
         for run in (self.listener.run, self._publisher.run, self._broker.run, *(box.run for box in self._outboxes)):
             self._keep(run)
+        opened.push_async_callback(asyncio.to_thread, self._leases.stop)
+        self._leases.start()
         self._keep(self._worker.run)
+        self._keep(self._sweeper.run)
         self._keep(self._intake.run)
         self.phase = Phase.SERVING
         log.info("serving", worker=self._worker.name)
@@ -94,12 +116,18 @@ class Service:
         await self._resources.aclose()
 
     async def drain(self) -> None:
-        """Take in nothing more, finish or give back what runs, deliver what is ready, then let event streams end."""
+        """Take in nothing more, finish or give back what runs, deliver what is ready.
+
+        Event streams are ended first, since their readers find another process that goes on with them, and once more at
+        the end, for those that found none.
+        """
         self.phase = Phase.DRAINING
         log.info("draining", grace_s=self.settings.shutdown_grace_s)
-        await asyncio.gather(self._intake.drain(), self._worker.drain(self.settings.shutdown_grace_s))
+        drained = self._worker.drain(self.settings.shutdown_grace_s)
+        await asyncio.gather(self.streams.end(), self._intake.drain(), drained)
         await self._publisher.flush(_FLUSH_S)
         await asyncio.wait([asyncio.create_task(_deliver(box)) for box in self._outboxes], timeout=_FLUSH_S)
+        self.phase = Phase.DRAINED
         await self.streams.end()
         log.info("drained")
 
@@ -113,6 +141,18 @@ class Service:
                 "vault": self._ping_vault,
             }
         )
+
+    def on_ended(self, ended: Ended) -> None:
+        """Tell the world of a job that was ended by somebody other than its worker."""
+        self._look_at_outbox()
+        announce(self._publisher.channel(ended.job_id, ended.fence, ended.trace_id), ended.outcome)
+
+    async def forget_events(self, job_id: str) -> None:
+        """Drop the events of a job that runs again. Best effort, like all that concerns events."""
+        try:
+            await stream.forget(self._redis, job_id)
+        except stream.FAILURES as error:
+            log.warning("events_kept", job_id=job_id, error=type(error).__name__)
 
     def _runner(self) -> Runner:
         explicit = provider_environment(os.environ)

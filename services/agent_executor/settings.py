@@ -12,8 +12,21 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from .crash import Point
 from .errors import AgentExecutorError, Finding
 from .job import findings_of
+
+# Frozen or cut off, we may hold no lock for longer than this; and the server is to notice that we are cut off.
+_SESSION = " ".join(
+    f"-c {name}={value}"
+    for name, value in {
+        "search_path": "agent_executor",
+        "idle_in_transaction_session_timeout": "10s",
+        "tcp_keepalives_idle": 5,
+        "tcp_keepalives_interval": 2,
+        "tcp_keepalives_count": 3,
+    }.items()
+)
 
 
 class Settings(BaseSettings):
@@ -49,12 +62,17 @@ class Settings(BaseSettings):
         25, description="seconds that running jobs get to finish after SIGTERM; the rest is resumed elsewhere"
     )
     lease_s: Annotated[float, Field(ge=3)] = Field(
-        30, description="seconds after which a silent worker's jobs are taken over"
+        9, description="seconds after which a silent worker's jobs are taken over"
+    )
+    max_attempts: Annotated[int, Field(ge=1)] = Field(3, description="tries of a job before it fails for good")
+    job_retention_days: Annotated[int, Field(ge=1)] = Field(
+        30, description="days after its end until a job is deleted, with its checkpoints and delivered results"
     )
     error_detail: Literal["full", "message"] = Field("full", description="`message` leaves stack traces out of errors")
 
     log_level: str = Field("info", description="debug, info, warning, error")
     otel_exporter_otlp_endpoint: str | None = Field(None, description="OTLP collector; tracing is off without it")
+    crash_at: Point | None = Field(None, description="for tests: the point at which the process kills itself")
 
     def dsn(self) -> str:
         """libpq connection string to the service's schema."""
@@ -66,8 +84,12 @@ class Settings(BaseSettings):
             dbname=self.postgres_db,
             user=self.postgres_user,
             password=self.postgres_password.get_secret_value(),
-            options="-c search_path=agent_executor",
+            options=_SESSION,
             application_name="agent-executor",
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            tcp_user_timeout=5000,
         )
 
 

@@ -26,7 +26,7 @@ _BATCH = 200
 _BUFFERED_EVENTS = 20_000
 _PAUSE_S = 1.0
 _TIMEOUT_S = 0.5
-_FAILURES = (RedisError, OSError, TimeoutError)
+FAILURES = (RedisError, OSError, TimeoutError)
 
 # Published only if stored: of a batch that is sent twice, or by a worker that lost its job, subscribers hear nothing.
 _STORE_AND_PUBLISH = """
@@ -103,7 +103,7 @@ class Publisher:
             batch = [self._buffer[index] for index in range(min(_BATCH, len(self._buffer)))]
             try:
                 await self._send(batch)
-            except _FAILURES as error:
+            except FAILURES as error:
                 metrics.redis_publish_errors.inc(len(batch))
                 log.warning("events_delayed", error=type(error).__name__, waiting=len(self._buffer))
                 await asyncio.sleep(_PAUSE_S)
@@ -181,6 +181,11 @@ async def read(redis: Redis, thread_id: str, after: str, block_ms: int) -> list[
     for entries in streams:
         found += [_event(*entry) for entry in (entries[0] if entries and isinstance(entries[0], list) else entries)]
     return found
+
+
+async def forget(redis: Redis, thread_id: str) -> None:
+    """Drop the events of a job that runs again, but not the knowledge of the last id: what is older stays refused."""
+    await redis.xtrim(key(thread_id), maxlen=0, approximate=False)
 
 
 async def first_id(redis: Redis, thread_id: str) -> str | None:

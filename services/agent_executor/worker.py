@@ -1,6 +1,7 @@
-"""Claims jobs, keeps their leases, hands them to the runner, records what came of them.
+"""Claims jobs, hands them to the runner, records what came of them.
 
-Owns how many run at a time and what happens to them when the process goes down. Knows no graph and no broker.
+Owns how many run at a time and what happens to them when the process goes down. Knows no graph and no broker; leases
+are kept by `leases`.
 """
 
 from __future__ import annotations
@@ -11,27 +12,55 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import structlog
 
-from . import metrics, tracing
-from .errors import LeaseLost, Unavailable
-from .job import Outcome
+from . import crash, metrics, tracing
+from .database import persistently
+from .errors import LeaseLost, Stopped, Unavailable
+from .job import Outcome, Status
+from .leases import Leases
 from .ledger import Claim, Ledger
 from .notify import wait
 from .stream import Channel, Publisher
 
 _RETRY_S = 1.0
+_STOPPING_S = 5.0
+_BUG = Outcome(
+    Status.FAILED,
+    error={"message": "an unexpected error; the service's log has it", "type": "InternalError", "stack_trace": ""},
+    may_pass=True,
+)
 
 log = structlog.get_logger()
+
+
+class Stoppable(Protocol):
+    """A run that can be asked to end at its next checkpoint: langgraph's RunControl."""
+
+    def request_drain(self, reason: str = "shutdown") -> None:
+        """Ask."""
 
 
 class Runs(Protocol):
     """What a worker needs of the runner."""
 
-    async def run(self, claim: Claim, channel: Channel) -> Outcome:
+    def control(self) -> Stoppable:
+        """For one run."""
+
+    async def run(self, claim: Claim, channel: Channel, control: Any) -> Outcome:
         """Run the job to its end."""
+
+
+@dataclass(eq=False)
+class _Run:
+    claim: Claim
+    control: Stoppable
+    started_at: float
+    is_lost: bool = False
+    is_settling: bool = False
 
 
 class Worker:
@@ -40,139 +69,182 @@ class Worker:
     def __init__(
         self,
         ledger: Ledger,
+        leases: Leases,
         runner: Runs,
         publisher: Publisher,
         *,
         queued: asyncio.Event,
         on_finished: Callable[[], None],
         slots: int,
-        lease_s: float,
     ) -> None:
         """`queued` is set when a job may wait; `on_finished` is called when an outcome was recorded."""
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._ledger = ledger
+        self._leases = leases
         self._runner = runner
         self._publisher = publisher
         self._queued = queued
         self._on_finished = on_finished
         self._slots = slots
-        self._lease_s = lease_s
-        self._running: dict[asyncio.Task[None], Claim] = {}
+        self._running: dict[asyncio.Task[None], _Run] = {}
         self._draining = False
         self._claiming = asyncio.Lock()
+        self._blind_until = 0.0
 
     async def run(self) -> None:
         """Claim and run jobs until drained or cancelled."""
-        renewals = asyncio.create_task(self._renew(), name="leases")
-        try:
-            while not self._draining:
-                async with self._claiming:
-                    await self._claim()
-                await wait(self._queued)
-        finally:
-            renewals.cancel()
+        while not self._draining:
+            async with self._claiming:
+                await self._claim()
+            await wait(self._queued)
 
     async def drain(self, grace_s: float) -> None:
-        """Claim nothing more, let running jobs finish for `grace_s`, then give the rest back to the queue."""
+        """Claim nothing more, let running jobs finish for `grace_s`, then give the rest back to the queue.
+
+        For the last third of the grace (5 s at most) they are asked to end at their next checkpoint, so that no step is
+        cut off that could end.
+        """
         self._draining = True
         self._queued.set()
         async with self._claiming:  # a claim that is under way makes its jobs ours
             tasks = list(self._running)
         if not tasks:
             return
-        _, unfinished = await asyncio.wait(tasks, timeout=grace_s)
+        stopping_s = min(_STOPPING_S, grace_s / 3)
+        _, unfinished = await asyncio.wait(tasks, timeout=grace_s - stopping_s)
+        for task in unfinished:
+            self._running[task].control.request_drain()
+        if unfinished:
+            _, unfinished = await asyncio.wait(unfinished, timeout=stopping_s)
         for task in unfinished:
             task.cancel()
         if unfinished:
             await asyncio.wait(unfinished)
 
+    def on_finished_somewhere(self, job_id: str) -> None:
+        """A job has ended, perhaps one that runs here and was cancelled elsewhere."""
+        if any(run.claim.job_id == job_id and not run.is_settling for run in self._running.values()):
+            self._leases.check()
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether PostgreSQL was away a moment ago: a lease that ran out then does not tell that its owner is gone."""
+        return time.monotonic() < max(self._blind_until, self._leases.failed_at + self._ledger.lease_s / 2)
+
     async def _claim(self) -> None:
         free = self._slots - len(self._running)
         if not free or self._draining:
             return
+        asked_at = time.monotonic()
+        held = [run.claim.job_id for run in self._running.values()]
         try:
-            claims = await self._ledger.claim(self.name, free, self._lease_s)
+            claims = await self._ledger.claim(self.name, free, held, take_over=not self.is_blind)
         except Unavailable as error:
+            # When it is back, others need the time of a renewal before their leases tell whether they are alive.
+            self._blind_until = time.monotonic() + self._ledger.lease_s / 2
             log.warning("claim_failed", error=str(error))
             return
         for claim in claims:
-            task = asyncio.create_task(self._job(claim), name=f"job {claim.job_id}")
-            self._running[task] = claim
-            task.add_done_callback(self._forget)
+            self._start(claim, asked_at)
         metrics.jobs_running.set(len(self._running))
 
+    def _start(self, claim: Claim, asked_at: float) -> None:
+        run = _Run(claim, self._runner.control(), asked_at)
+        task = asyncio.create_task(self._job(run), name=f"job {claim.job_id}")
+        self._running[task] = run
+        task.add_done_callback(self._forget)
+        loop = asyncio.get_running_loop()
+
+        def on_lost(reason: str) -> None:
+            loop.call_soon_threadsafe(self._lose, task, run, reason)
+
+        self._leases.hold(claim, asked_at, on_lost)
+        crash.point("after_claim")
+
+    def _lose(self, task: asyncio.Task[None], run: _Run, reason: str) -> None:
+        """Stop a run whose lease is lost. One that is being recorded learns from the fence what that came to."""
+        if run.is_settling or task.done():
+            return
+        metrics.leases_lost.inc()
+        log.warning("lease_lost", job_id=run.claim.job_id, fence=run.claim.fence, reason=reason)
+        run.is_lost = True
+        task.cancel()
+
     def _forget(self, task: asyncio.Task[None]) -> None:
-        del self._running[task]
+        self._leases.drop(self._running.pop(task).claim)
         metrics.jobs_running.set(len(self._running))
         self._queued.set()
         if not task.cancelled() and task.exception() is not None:
-            log.error("job_crashed", exc_info=task.exception())
+            log.error("job_left", exc_info=task.exception())
 
-    async def _job(self, claim: Claim) -> None:
+    async def _job(self, run: _Run) -> None:
+        claim = run.claim
         with (
             structlog.contextvars.bound_contextvars(job_id=claim.job_id, trace_id=claim.trace_id),
             tracing.span("run job", claim.traceparent, job_id=claim.job_id) as traceparent,
         ):
-            started = time.monotonic()
             log.info("job_started", attempt=claim.attempt, fence=claim.fence)
             channel = self._publisher.channel(claim.job_id, claim.fence, claim.trace_id)
             try:
-                outcome = await self._runner.run(claim, channel)
-                await self._record(claim, outcome, traceparent)
+                try:
+                    outcome = await self._runner.run(claim, channel, run.control)
+                    crash.point("after_run")
+                    await self._settle(run, outcome, channel, traceparent)
+                except (LeaseLost, Stopped, Unavailable):
+                    raise
+                except Exception:
+                    log.exception("job_crashed")
+                    await self._settle(run, _BUG, channel, traceparent)
             except LeaseLost as error:
-                log.warning("lease_lost", error=str(error))
-                return
+                log.warning("job_dropped", reason=str(error))
+            except Stopped:
+                await self._release(claim)
             except Unavailable as error:  # a server that is away is no outcome: the job goes on when it is back
                 log.warning("job_postponed", reason=str(error))
-                await asyncio.sleep(_RETRY_S)
-                await self._release(claim)
-                return
+                await self._release(claim, _RETRY_S)
             except asyncio.CancelledError:
                 await self._release(claim)
-                raise
-            self._announce(channel, outcome)
-            took = time.monotonic() - started
-            metrics.jobs.labels(outcome.status.value).inc()
-            metrics.job_duration.observe(took)
-            log.info("job_finished", status=outcome.status.value, seconds=round(took, 3), **_error(outcome))
+                if not run.is_lost:
+                    raise
 
-    async def _record(self, claim: Claim, outcome: Outcome, traceparent: str | None) -> None:
-        """Commit the outcome, trying for as long as the database is away: the lease decides whether it still counts."""
-        while True:
-            try:
-                await self._ledger.finish(claim, outcome, traceparent)
-            except Unavailable as error:
-                log.warning("finish_failed", error=str(error))
-                await asyncio.sleep(_RETRY_S)
-            else:
-                self._on_finished()
-                return
+    async def _settle(self, run: _Run, outcome: Outcome, channel: Channel, traceparent: str | None) -> None:
+        """Record what came of a run: another try, or the outcome."""
+        claim, run.is_settling = run.claim, True
+        if outcome.may_pass and claim.attempt < self._ledger.max_attempts:
+            await self._retry(claim, outcome, channel)
+            return
+        await persistently(lambda: self._ledger.finish(claim, outcome, traceparent))
+        self._on_finished()
+        announce(channel, outcome)
+        metrics.jobs.labels(outcome.status.value).inc()
+        took = time.monotonic() - run.started_at
+        metrics.job_duration.observe(took)
+        log.info("job_finished", status=outcome.status.value, seconds=round(took, 3), **_error(outcome))
 
-    def _announce(self, channel: Channel, outcome: Outcome) -> None:
-        """After the commit, so that whoever reads `end` finds the outcome in the ledger."""
-        if outcome.error is not None:
-            channel.emit("error", {key: outcome.error[key] for key in ("message", "type")})
-        channel.emit("end", {"status": outcome.status.value})
+    async def _retry(self, claim: Claim, outcome: Outcome, channel: Channel) -> None:
+        due_at = await persistently(lambda: self._ledger.retry(claim, outcome))
+        if due_at is None:
+            raise LeaseLost(f"job {claim.job_id} is no longer held under fence {claim.fence}")
+        metrics.jobs_retried.inc()
+        log.warning("job_retried", attempt=claim.attempt, due_at=due_at.isoformat(), **_error(outcome))
+        attempts = f"attempt {claim.attempt} of {self._ledger.max_attempts}"
+        message = f"{attempts} failed, and the job is tried again: {(outcome.error or {}).get('message')}"
+        channel.emit("warning", {"message": message, "about": "retry"})
 
-    async def _release(self, claim: Claim) -> None:
+    async def _release(self, claim: Claim, delay_s: float = 0) -> None:
+        self._leases.drop(claim)
         try:
-            if await self._ledger.release(claim):
+            if await self._ledger.release(claim, delay_s):
                 log.info("job_released")
-        except Unavailable as error:  # its lease runs out, and somebody else takes it
+        except Unavailable as error:  # our next claim finds it, or its lease runs out and somebody else takes it
             log.warning("release_failed", error=str(error))
 
-    async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(self._lease_s / 3)
-            mine = list(self._running.items())
-            try:
-                held = await self._ledger.renew([claim for _, claim in mine], self._lease_s)
-            except Unavailable as error:
-                log.warning("renew_failed", error=str(error))
-                continue
-            for task, claim in mine:
-                if claim.job_id not in held:
-                    task.cancel()
+
+def announce(channel: Channel, outcome: Outcome) -> None:
+    """The last events of a job, after the commit, so that whoever reads `end` finds the outcome in the ledger."""
+    if outcome.error is not None:
+        channel.emit("error", {key: outcome.error[key] for key in ("message", "type")})
+    channel.emit("end", {"status": outcome.status.value})
 
 
 def _error(outcome: Outcome) -> dict[str, str]:

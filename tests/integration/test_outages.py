@@ -140,20 +140,22 @@ def test_postgres_restarted_fails_no_job(start_service: Starter, steps: Steps, s
     assert service.run(adder(), "after")["status"] == "completed"
 
 
-def test_an_outage_of_postgres_during_a_step_is_no_failure(
-    own_postgres: Database, start_service: Starter, steps: Steps
+@pytest.mark.parametrize("length", ["renew_failed", "release_failed"])
+def test_an_outage_of_postgres_during_a_step_is_no_failure_and_no_attempt(
+    own_postgres: Database, start_service: Starter, steps: Steps, length: str
 ) -> None:
-    service = start_service(**own_postgres.environment).ready()
+    """Shorter than the lease, it is waited for; longer, the run is stopped, and taken up again afterwards."""
+    service = start_service(**own_postgres.environment, LEASE_S="3").ready()
     service.submit(steps.definition, "outage")
     service.until(lambda: waits_at_the_gate(service, "outage"), "the job does not start")
     server = own_postgres.server
     assert isinstance(server, Postgres)
     server.kill()
     steps.open()
-    service.until(lambda: "job_postponed" in service.log.read_text(), "the job does not notice")
+    service.until(lambda: length in service.log.read_text(), "the job does not notice")
     server.start()
     done = service.ended("outage")
-    assert (done["status"], done["result"]["output"]) == ("completed", "opened")
+    assert (done["status"], done["result"]["output"], done["attempt"]) == ("completed", "opened", 1)
     assert steps.counted == 1
 
 

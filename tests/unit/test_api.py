@@ -30,7 +30,7 @@ TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 def row(job_id: str = "job-1", status: str = "completed", **more: Any) -> dict[str, Any]:
-    times = dict.fromkeys(("created_at", "started_at", "finished_at", "updated_at"), NOW)
+    times = dict.fromkeys(("created_at", "due_at", "started_at", "finished_at", "updated_at"), NOW)
     found = {"job_id": job_id, "trace_id": "trace-1", "status": status, "attempt": 1, "result": None, "error": None}
     return {**found, **times, **more}
 
@@ -137,6 +137,8 @@ async def test_health_answers_while_the_service_starts(http: httpx.AsyncClient, 
         ("GET", "/v1/jobs"),
         ("GET", "/v1/jobs/job-1"),
         ("GET", "/v1/jobs/job-1/events"),
+        ("POST", "/v1/jobs/job-1/cancel"),
+        ("POST", "/v1/jobs/job-1/redrive"),
     ],
 )
 async def test_everything_else_is_503_while_the_service_starts(
@@ -367,7 +369,7 @@ async def test_whoever_does_not_wait_long_enough_gets_a_location(
 async def test_whoever_waits_is_let_go_when_the_process_goes_down(
     http: httpx.AsyncClient, service: FakeService
 ) -> None:
-    service.streams.ended.set()
+    service.phase = Phase.DRAINED
     assert (await send(http, EVENT, "/?wait=600")).status_code == 202
 
 

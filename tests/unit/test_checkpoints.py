@@ -16,7 +16,7 @@ POOL = database.pool("host=nowhere.invalid", 2)
 
 
 async def test_each_job_has_a_saver_of_its_own_over_one_pool() -> None:
-    first, second = checkpoints.Saver(POOL), checkpoints.Saver(POOL)
+    first, second = checkpoints.Saver(POOL, "job-1", 1), checkpoints.Saver(POOL, "job-1", 1)
     assert first is not second
     assert first.lock is not second.lock
     assert first.conn is second.conn is POOL
@@ -27,7 +27,7 @@ def test_the_default_of_langgraph_is_strict() -> None:
 
 
 async def test_messages_survive() -> None:
-    serde = checkpoints.Saver(POOL).serde
+    serde = checkpoints.Saver(POOL, "job-1", 1).serde
     messages = [HumanMessage("2+3?"), AIMessage("", tool_calls=[{"name": "a", "args": {"b": 1}, "id": "c"}])]
     state = {"messages": [*messages, ToolMessage("5", tool_call_id="c")], "todos": [{"a": None}]}
     assert serde.loads_typed(serde.dumps_typed(state)) == state
@@ -41,7 +41,7 @@ async def test_a_constructor_named_by_a_row_is_not_called(tmp_path: Path) -> Non
     for code in range(8):  # whichever of langgraph's extension codes calls a constructor
         row = ("msgpack", ormsgpack.packb(ormsgpack.Ext(code, call)))
         try:
-            checkpoints.Saver(POOL).serde.loads_typed(row)
+            checkpoints.Saver(POOL, "job-1", 1).serde.loads_typed(row)
         except Exception:  # noqa: BLE001 - refusing to read it is as good as reading it as plain data
             continue
     assert not sign.exists()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,13 +28,14 @@ class FakeMessage:
     """Stands for a JetStream message; remembers what was done with it."""
 
     subject = "agent.execute.test"
+    metadata = SimpleNamespace(sequence=SimpleNamespace(stream=7), timestamp=datetime(2026, 1, 2, tzinfo=UTC))
 
     def __init__(self, data: Any, failing: str = "") -> None:
         self.data = data if isinstance(data, bytes) else json.dumps(data).encode()
         self.done: list[str] = []
         self._failing = failing
 
-    async def ack(self) -> None:
+    async def ack_sync(self, timeout: float) -> None:  # noqa: ASYNC109 - the client's name
         self._do("ack")
 
     async def nak(self, delay: float) -> None:

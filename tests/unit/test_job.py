@@ -1,23 +1,20 @@
-"""job: the CloudEvent that comes in, clause by clause, and the one that goes out."""
+"""job: the CloudEvent that comes in, clause by clause, and the states."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
-from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from agent_executor import job
 from agent_executor.errors import InvalidInput
-from agent_executor.job import STRUCTURED, TERMINAL, TRANSITIONS, Outcome, Status, Submission
+from agent_executor.job import STRUCTURED, TERMINAL, TRANSITIONS, Status, Submission
 from tests.definitions import DATA, INPUT, agent, event
 
 CANARY = "canary-4711"
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 REQUEST: dict[str, Any] = event(agent([{"text": "hello"}]), job_id="job-1")
 
 
@@ -256,73 +253,3 @@ def test_every_state_has_its_transitions_and_a_completed_job_stays_so() -> None:
     assert {status.value for status in Status} == {
         *("queued", "running", "interrupted", "completed", "failed", "cancelled")
     }
-
-
-def test_an_outcome_id_is_fixed_for_one_job_and_fence() -> None:
-    assert job.outcome_id("job-1", 1) == job.outcome_id("job-1", 1)
-    ids = [job.outcome_id(name, fence) for name in ("job-1", "job-2") for fence in (1, 2)]
-    assert all(a != b for a, b in pairwise(sorted(ids)))
-
-
-def test_the_event_of_a_completed_job() -> None:
-    outcome = Outcome(Status.COMPLETED, result="5")
-    assert job.outcome_event("job-1", "id-1", outcome, NOW, TRACEPARENT) == {
-        "specversion": "1.0",
-        "type": "dev.my-platform.agent.completed",
-        "source": "agent-executor-service",
-        "subject": "job-1",
-        "id": "id-1",
-        "time": "2026-01-02T03:04:05+00:00",
-        "datacontenttype": "application/json",
-        "traceparent": TRACEPARENT,
-        "data": {"job_id": "job-1", "result": {"output": "5", "status": "completed"}},
-    }
-
-
-@pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELLED])
-def test_the_event_of_any_other_end(status: Status) -> None:
-    error = {"message": "no luck", "type": "ValueError", "stack_trace": ""}
-    announced = job.outcome_event("job-1", "id-1", Outcome(status, error=error), NOW, None)
-    assert announced["type"] == "dev.my-platform.agent.failed"
-    assert announced["data"] == {"job_id": "job-1", "error": error}
-    assert "traceparent" not in announced
-
-
-ERROR = {"message": "bad", "type": "InvalidInput", "stack_trace": ""}
-
-
-def test_a_refused_event_that_names_a_job_is_announced_under_a_fixed_id() -> None:
-    request = {**with_data(job_id=" job-1 "), "traceparent": TRACEPARENT}
-    refused = job.refusal(request, ERROR, NOW)
-    assert refused is not None
-    job_id, announced = refused
-    assert job_id == announced["subject"] == "job-1"
-    assert announced["data"] == {"job_id": "job-1", "error": ERROR}
-    assert announced["traceparent"] == TRACEPARENT
-    again = job.refusal(request, ERROR, datetime.now(UTC))
-    assert again is not None
-    assert again[1]["id"] == announced["id"]
-
-
-def test_another_refused_event_has_another_id() -> None:
-    first, second = (job.refusal(changed(id=name), ERROR, NOW) for name in ("a", "b"))
-    assert first is not None
-    assert second is not None
-    assert first[1]["id"] != second[1]["id"]
-
-
-@pytest.mark.parametrize("job_id", [None, 1, "", " ", ["a"], "x" * 257])
-def test_a_refused_event_that_names_no_job_is_not_announced(job_id: Any) -> None:
-    assert job.refusal(with_data(job_id=job_id), ERROR, NOW) is None
-
-
-@pytest.mark.parametrize("request_", [None, 1, "x", [], {}, {"data": None}, {"data": "x"}, {"data": {}}])
-def test_what_is_no_event_is_not_announced(request_: Any) -> None:
-    assert job.refusal(request_, ERROR, NOW) is None
-
-
-@pytest.mark.parametrize("traceparent", [1, CANARY, "", TRACEPARENT + "\r\nX: y"])
-def test_a_bad_traceparent_is_not_handed_on(traceparent: Any) -> None:
-    refused = job.refusal(changed(traceparent=traceparent), ERROR, NOW)
-    assert refused is not None
-    assert "traceparent" not in refused[1]

@@ -18,11 +18,17 @@ from tests.definitions import DATA
 
 SECRET = "pg-secret"
 CLAIM = Claim("job-1", "trace-1", {}, {}, None, 1, 1)
+FAILED = Outcome(Status.FAILED, error={"message": "m", "type": "T", "stack_trace": ""}, may_pass=True)
 CALLS: list[Callable[[Ledger], Awaitable[Any]]] = [
     lambda it: it.accept(job.from_json(DATA)),
-    lambda it: it.claim("worker", 1, 30),
-    lambda it: it.renew([CLAIM], 30),
+    lambda it: it.claim("worker", 1),
     lambda it: it.release(CLAIM),
+    lambda it: it.retry(CLAIM, FAILED),
+    lambda it: it.fail_silent(),
+    lambda it: it.cancel("job-1"),
+    lambda it: it.redrive("job-1"),
+    lambda it: it.waiting(),
+    lambda it: it.expire(30, 100),
     lambda it: it.finish(CLAIM, Outcome(Status.COMPLETED, result="x"), None),
     lambda it: it.announce_rejection("job-1", {"id": "i"}),
     lambda it: it.job("job-1"),
@@ -71,7 +77,9 @@ async def test_a_database_that_is_away_is_counted_and_named_without_its_secrets(
     assert metrics.db_connection_errors._value.get() == before + 1
 
 
-@pytest.mark.parametrize("error", [psycopg.errors.UndefinedTable(), psycopg.errors.InvalidSchemaName()])
+@pytest.mark.parametrize(
+    "error", [psycopg.errors.UndefinedTable(), psycopg.errors.UndefinedColumn(), psycopg.errors.InvalidSchemaName()]
+)
 async def test_a_database_without_tables_says_what_to_do(error: Exception) -> None:
     with pytest.raises(Unavailable, match="apply the migrations"):
         await Ledger(BrokenPool(error)).ping()  # type: ignore[arg-type]

@@ -21,7 +21,8 @@ class FakeBroker:
 
     def __init__(self) -> None:
         self.ready = asyncio.Event()
-        self.js = self
+        self.js = self.client = self
+        self.max_payload = 2**20
         self.sent: list[tuple[str, Any, dict[str, str]]] = []
 
     async def publish(self, subject: str, payload: bytes, *, headers: dict[str, str]) -> None:
@@ -42,6 +43,25 @@ async def test_to_nats_continues_the_trace() -> None:
     broker.ready.set()
     await to_nats(broker)("id-1", SUBJECT, EVENT | {"traceparent": TRACEPARENT})  # type: ignore[arg-type]
     assert broker.sent[0][2]["traceparent"] == TRACEPARENT
+
+
+async def test_to_nats_sends_what_is_too_large_by_reference() -> None:
+    broker = FakeBroker()
+    broker.max_payload = 4096
+    broker.ready.set()
+    large = EVENT | {"data": {"job_id": "job-1", "result": {"output": "x" * 4000, "status": "completed"}}}
+    await to_nats(broker)("id-1", SUBJECT, large)  # type: ignore[arg-type]
+    [(_, event, headers)] = broker.sent
+    assert event["dataref"] == "/v1/jobs/job-1"
+    assert event["data"] == {"job_id": "job-1", "result": {"output": None, "status": "completed"}}
+    assert headers["Nats-Msg-Id"] == "id-1"
+
+
+async def test_to_nats_says_in_a_header_why_a_letter_is_dead() -> None:
+    broker = FakeBroker()
+    broker.ready.set()
+    await to_nats(broker)("id-1", "agent.dead.attempts", EVENT | {"agenterror": "T: one\r\nline"})  # type: ignore[arg-type]
+    assert broker.sent[0][2]["Agent-Error"] == "T: one line"
 
 
 async def test_to_nats_waits_for_the_connection() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 import pytest
 from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
 from agent_executor import checkpoints, database
+from agent_executor.errors import LeaseLost, Stopped, Unavailable
 from agent_executor.job import Status
 from agent_executor.ledger import Claim
 from agent_executor.runner import Runner, output
@@ -37,7 +39,7 @@ class Heard:
 def memory(monkeypatch: pytest.MonkeyPatch) -> InMemorySaver:
     """Stands for PostgreSQL's checkpoints."""
     saver = InMemorySaver()
-    monkeypatch.setattr(checkpoints, "Saver", lambda pool: saver)
+    monkeypatch.setattr(checkpoints, "Saver", lambda pool, job_id, fence: saver)
     return saver
 
 
@@ -55,7 +57,8 @@ def runner(max_steps: int = 100, **options: Any) -> Runner:
 
 async def run(definition: dict[str, Any], heard: Heard | None = None, **options: Any) -> Any:
     channel: Any = heard or Heard()
-    return await runner(**options).run(claim(definition), channel)
+    one = runner(**options)
+    return await one.run(claim(definition), channel, one.control())
 
 
 async def test_a_job_completes_with_the_last_messages_content_and_says_what_it_does() -> None:
@@ -167,3 +170,53 @@ async def test_a_script_that_exits_fails_its_job_only() -> None:
 )
 def test_the_output(state: Any, given: Any) -> None:
     assert output(state) == given
+
+
+KEY = """
+from langchain.tools import ToolRuntime
+from langchain_core.tools import tool
+
+@tool
+def key(runtime: ToolRuntime = None) -> str:
+    "T."
+    return runtime.config["configurable"]["idempotency_key"]
+"""
+
+
+async def test_every_tool_call_has_an_idempotency_key_of_its_own() -> None:
+    heard = Heard()
+    twice = {"tool_calls": [{"name": "key"}, {"name": "key"}]}
+    await run(agent([twice, {"tool_calls": [{"name": "key"}]}, {"text": "x"}], tools=[tool("key", KEY)]), heard)
+    keys = [data["result"] for data in heard["on_tool_end"]]
+    assert len(set(keys)) == 3
+    assert all(UUID(each) for each in keys)
+
+
+async def test_a_run_that_is_asked_to_stop_ends_at_a_checkpoint_and_goes_on_from_there(memory: InMemorySaver) -> None:
+    """Also in the middle of a specialist."""
+    one = runner()
+
+    class Stopping(Heard):
+        def emit(self, event_type: str, data: Any) -> None:
+            super().emit(event_type, data)
+            if event_type == "on_tool_start" and data["name"] == "add_numbers":
+                control.request_drain()
+
+    control, heard = one.control(), Stopping()
+    with pytest.raises(Stopped):
+        await one.run(claim(adder()), heard, control)  # type: ignore[arg-type]
+    again = Heard()
+    outcome = await one.run(claim(adder()), again, one.control())  # type: ignore[arg-type]
+    assert (outcome.status, outcome.result) == (Status.COMPLETED, "The Calculator says: 5")
+    tools = [each["name"] for each in (*heard["on_tool_start"], *again["on_tool_start"])]
+    assert tools.count("add_numbers") == 1, "a finished step was run again"
+
+
+@pytest.mark.parametrize("error", [Unavailable("away"), LeaseLost("gone")])
+async def test_what_is_no_outcome_is_raised(memory: InMemorySaver, error: Exception) -> None:
+    async def fail(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    memory.aput = fail  # type: ignore[method-assign]
+    with pytest.raises(type(error)):
+        await run(adder())

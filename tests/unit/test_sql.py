@@ -7,19 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from agent_executor import ledger, outbox, sql
+from agent_executor import checkpoints, leases, ledger, outbox, sql
 
 PACKAGE = Path(sql.__file__).parent
-USED = re.compile(r'SQL\["(\w+)"\]|_rows\(\s*"(\w+)"')
+USED = re.compile(r'SQL\["(\w+)"\]|_(?:rows|write)\(\s*"(\w+)"(?: if \w+ else "(\w+)")?')
+MODULES = {"ledger": ledger.SQL, "outbox": outbox.SQL, "leases": leases.SQL, "checkpoints": checkpoints.SQL}
+FILES = sorted(path.name for path in PACKAGE.glob("*.sql"))
 
 
-@pytest.mark.parametrize(("module", "queries"), [("ledger", ledger.SQL), ("outbox", outbox.SQL)])
+@pytest.mark.parametrize(("module", "queries"), MODULES.items())
 def test_every_query_used_exists_and_every_query_is_used(module: str, queries: dict[str, str]) -> None:
-    used = {one or other for one, other in USED.findall((PACKAGE / f"{module}.py").read_text())}
+    used = {name for names in USED.findall((PACKAGE / f"{module}.py").read_text()) for name in names if name}
     assert used == queries.keys()
 
 
-@pytest.mark.parametrize("file", ["ledger.sql", "outbox.sql"])
+def test_every_file_has_its_module() -> None:
+    assert sorted(f"{module}.sql" for module in MODULES) == FILES
+
+
+@pytest.mark.parametrize("file", FILES)
 def test_a_query_is_the_statement_below_its_name(file: str) -> None:
     queries = sql.load(file)
     assert len(queries) == (PACKAGE / file).read_text().count("-- name: ")
@@ -27,7 +33,7 @@ def test_a_query_is_the_statement_below_its_name(file: str) -> None:
     assert not any("-- name:" in text for text in queries.values())
 
 
-@pytest.mark.parametrize("file", ["ledger.sql", "outbox.sql"])
+@pytest.mark.parametrize("file", FILES)
 def test_percent_signs_are_parameters_only(file: str) -> None:
     """psycopg reads a lone % as the start of a parameter."""
     for text in sql.load(file).values():

@@ -3,50 +3,57 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from agent_executor import worker
-from agent_executor.errors import LeaseLost, Unavailable
+from agent_executor.errors import LeaseLost, Stopped, Unavailable
 from agent_executor.job import Outcome, Status
 from agent_executor.ledger import Claim
 from agent_executor.worker import Worker
 
 DONE = Outcome(Status.COMPLETED, result="5")
 FAILED = Outcome(Status.FAILED, error={"message": "no luck", "type": "ValueError", "stack_trace": "secret lines"})
+BUSY = Outcome(Status.FAILED, error={"message": "busy", "type": "RateLimitError", "stack_trace": ""}, may_pass=True)
 
 
 class FakeLedger:
     """Stands for ledger.Ledger: a queue in memory."""
 
-    def __init__(self, *job_ids: str) -> None:
-        self.queue = [Claim(job_id, "trace-1", {}, {}, None, 1, 1) for job_id in job_ids]
+    lease_s, max_attempts = 9.0, 3
+
+    def __init__(self, *job_ids: str, attempt: int = 1) -> None:
+        self.queue = [Claim(job_id, "trace-1", {}, {}, None, attempt, 1) for job_id in job_ids]
+        self.retried: list[str] = []
+        self.taken_over: list[bool] = []
         self.running: dict[str, Claim] = {}
         self.finished: dict[str, Outcome] = {}
         self.released: list[str] = []
-        self.lost: set[str] = set()
         self.failures: dict[str, list[Exception]] = {}
-        self.renewed = asyncio.Event()
         self.asked: list[int] = []
 
-    async def claim(self, owner: str, slots: int, lease_s: float) -> list[Claim]:
+    async def claim(self, owner: str, slots: int, held: Collection[str], *, take_over: bool) -> list[Claim]:
         self._fail("claim")
         self.asked.append(slots)
+        self.taken_over.append(take_over)
         claims, self.queue = self.queue[:slots], self.queue[slots:]
         self.running |= {claim.job_id: claim for claim in claims}
         return claims
 
-    async def renew(self, claims: Sequence[Claim], lease_s: float) -> set[str]:
-        self._fail("renew")
-        self.renewed.set()
-        return {claim.job_id for claim in claims} - self.lost
-
-    async def release(self, claim: Claim) -> None:
+    async def release(self, claim: Claim, delay_s: float = 0) -> bool:
         self._fail("release")
         self.released.append(claim.job_id)
+        return True
+
+    async def retry(self, claim: Claim, outcome: Outcome) -> datetime | None:
+        self._fail("retry")
+        self.retried.append(claim.job_id)
+        return datetime.now(UTC)
 
     async def finish(self, claim: Claim, outcome: Outcome, traceparent: str | None) -> None:
         self._fail("finish")
@@ -57,26 +64,64 @@ class FakeLedger:
             raise self.failures[what].pop(0)
 
 
+class FakeLeases:
+    """Stands for leases.Leases: a lease is lost when a test says so."""
+
+    def __init__(self) -> None:
+        self.failed_at = -1000.0
+        self.held: dict[str, Callable[[str], None]] = {}
+        self.checked = 0
+
+    def hold(self, claim: Claim, asked_at: float, on_lost: Callable[[str], None]) -> None:
+        self.held[claim.job_id] = on_lost
+
+    def drop(self, claim: Claim) -> None:
+        self.held.pop(claim.job_id, None)
+
+    def check(self) -> None:
+        self.checked += 1
+
+
+class FakeControl:
+    """Stands for langgraph's RunControl."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    def request_drain(self, reason: str = "shutdown") -> None:
+        self.asked.set()
+
+
 class FakeRunner:
     """Stands for runner.Runner: a job runs until its gate opens."""
 
-    def __init__(self, outcome: Outcome = DONE) -> None:
+    def __init__(self, outcome: Outcome | Exception = DONE, *, stops: bool = False) -> None:
+        self.stops = stops
         self.gates: dict[str, asyncio.Event] = {}
         self.outcome = outcome
         self.most_at_once = 0
         self.cancelled: list[str] = []
         self._now = 0
 
-    async def run(self, claim: Claim, channel: Any) -> Outcome:
+    def control(self) -> FakeControl:
+        return FakeControl()
+
+    async def run(self, claim: Claim, channel: Any, control: FakeControl) -> Outcome:
         self._now += 1
         self.most_at_once = max(self.most_at_once, self._now)
+        gate = self.gates.setdefault(claim.job_id, asyncio.Event())
         try:
-            await self.gates.setdefault(claim.job_id, asyncio.Event()).wait()
+            if self.stops:
+                await control.asked.wait()
+                raise Stopped(claim.job_id)
+            await gate.wait()
         except asyncio.CancelledError:
             self.cancelled.append(claim.job_id)
             raise
         finally:
             self._now -= 1
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
         return self.outcome
 
     def open(self, *job_ids: str) -> None:
@@ -103,18 +148,18 @@ class FakePublisher:
 class House:
     """A worker among its neighbours."""
 
-    def __init__(self, ledger: FakeLedger, runner: FakeRunner, slots: int, lease_s: float) -> None:
-        self.ledger, self.runner, self.publisher = ledger, runner, FakePublisher()
+    def __init__(self, ledger: FakeLedger, runner: FakeRunner, slots: int) -> None:
+        self.ledger, self.runner, self.publisher, self.leases = ledger, runner, FakePublisher(), FakeLeases()
         self.queued = asyncio.Event()
         self.recorded = 0
         self.worker = Worker(
             ledger,  # type: ignore[arg-type]
+            self.leases,  # type: ignore[arg-type]
             runner,
             self.publisher,  # type: ignore[arg-type]
             queued=self.queued,
             on_finished=self._on_finished,
             slots=slots,
-            lease_s=lease_s,
         )
 
     def _on_finished(self) -> None:
@@ -122,10 +167,8 @@ class House:
 
 
 @asynccontextmanager
-async def house(
-    ledger: FakeLedger, runner: FakeRunner | None = None, *, slots: int = 8, lease_s: float = 3000
-) -> AsyncIterator[House]:
-    made = House(ledger, runner or FakeRunner(), slots, lease_s)
+async def house(ledger: FakeLedger, runner: FakeRunner | None = None, *, slots: int = 8) -> AsyncIterator[House]:
+    made = House(ledger, runner or FakeRunner(), slots)
     running = asyncio.create_task(made.worker.run())
     try:
         async with asyncio.timeout(5):
@@ -225,9 +268,9 @@ async def test_a_worker_that_lost_its_job_announces_nothing() -> None:
 
 async def test_a_job_whose_lease_is_lost_is_cancelled_and_the_others_go_on() -> None:
     ledger = FakeLedger("lost", "mine")
-    async with house(ledger, lease_s=0.003) as it:
+    async with house(ledger) as it:
         await until(lambda: len(it.runner.gates) == 2)
-        ledger.lost.add("lost")
+        it.leases.held["lost"]("taken")
         await until(lambda: it.runner.cancelled)
         assert it.runner.cancelled == ["lost"]
         it.runner.open("mine")
@@ -236,11 +279,93 @@ async def test_a_job_whose_lease_is_lost_is_cancelled_and_the_others_go_on() -> 
         assert {job_id for job_id, _, _ in it.publisher.events} == {"mine"}
 
 
-async def test_leases_are_renewed_again_when_the_database_is_back() -> None:
+async def test_a_lease_lost_while_the_outcome_is_recorded_is_left_to_the_fence() -> None:
     ledger = FakeLedger("a")
-    ledger.failures["renew"] = [Unavailable("away")] * 2
-    async with house(ledger, lease_s=0.003) as it:
-        await it.ledger.renewed.wait()
+    ledger.failures["finish"] = [Unavailable("away")]
+    async with house(ledger) as it:
+        it.runner.open("a")
+        await until(lambda: not ledger.failures["finish"])
+        it.leases.held["a"]("not renewed")
+        await until(lambda: it.publisher.events)
+        assert it.ledger.finished == {"a": DONE}
+
+
+async def test_leases_are_kept_while_a_job_runs_and_no_longer() -> None:
+    async with house(FakeLedger("a")) as it:
+        await until(lambda: it.runner.gates)
+        assert set(it.leases.held) == {"a"}
+        it.runner.open("a")
+        await until(lambda: it.publisher.events)
+        await until(lambda: not it.leases.held)
+
+
+async def test_a_job_that_ended_elsewhere_has_its_lease_looked_at() -> None:
+    async with house(FakeLedger("a")) as it:
+        await until(lambda: it.runner.gates)
+        it.worker.on_finished_somewhere("another")
+        assert it.leases.checked == 0
+        it.worker.on_finished_somewhere("a")
+        assert it.leases.checked == 1
+
+
+async def test_a_failure_that_may_pass_is_tried_again() -> None:
+    ledger = FakeLedger("a")
+    async with house(ledger, FakeRunner(BUSY)) as it:
+        it.runner.open("a")
+        await until(lambda: it.publisher.events)
+        assert ledger.retried == ["a"]
+        assert ledger.finished == {}
+        [(_, kind, data)] = it.publisher.events
+        assert (kind, data["about"]) == ("warning", "retry")
+        assert data["message"] == "attempt 1 of 3 failed, and the job is tried again: busy"
+
+
+async def test_the_last_attempt_fails_for_good() -> None:
+    ledger = FakeLedger("a", attempt=3)
+    async with house(ledger, FakeRunner(BUSY)) as it:
+        it.runner.open("a")
+        await until(lambda: it.publisher.events)
+        assert ledger.finished == {"a": BUSY}
+        assert ledger.retried == []
+
+
+async def test_a_bug_counts_as_a_failure_that_may_pass() -> None:
+    ledger = FakeLedger("a")
+    async with house(ledger, FakeRunner(TypeError("a bug"))) as it:
+        it.runner.open("a")
+        await until(lambda: ledger.retried)
+        assert it.ledger.finished == {}
+
+
+async def test_after_an_outage_nothing_is_taken_over_for_a_while() -> None:
+    ledger = FakeLedger()
+    ledger.failures["claim"] = [Unavailable("away")]
+    async with house(ledger) as it:
+        await until(lambda: not ledger.failures["claim"])
+        assert it.worker.is_blind
+        it.queued.set()
+        await until(lambda: ledger.taken_over)
+        assert ledger.taken_over == [False]
+
+
+async def test_otherwise_it_is() -> None:
+    async with house(FakeLedger()) as it:
+        await until(lambda: it.ledger.taken_over)
+        assert it.ledger.taken_over == [True]
+
+
+async def test_a_renewal_that_failed_is_an_outage_too() -> None:
+    async with house(FakeLedger()) as it:
+        assert not it.worker.is_blind
+        it.leases.failed_at = time.monotonic()
+        assert it.worker.is_blind
+
+
+async def test_draining_asks_runs_to_stop_before_it_cuts_them_off() -> None:
+    async with house(FakeLedger("long"), FakeRunner(stops=True)) as it:
+        await until(lambda: it.runner.gates)
+        await it.worker.drain(0.03)
+        assert it.ledger.released == ["long"]
         assert it.runner.cancelled == []
 
 
@@ -276,7 +401,7 @@ async def test_draining_ends_although_a_job_cannot_be_given_back() -> None:
 
 
 async def test_draining_with_nothing_to_do_ends_the_worker() -> None:
-    made = House(FakeLedger(), FakeRunner(), 8, 3000)
+    made = House(FakeLedger(), FakeRunner(), 8)
     running = asyncio.create_task(made.worker.run())
     await until(lambda: made.ledger.asked)
     await made.worker.drain(60)
@@ -289,8 +414,8 @@ async def test_a_job_claimed_while_draining_begins_is_drained_too() -> None:
     answer = asyncio.Event()
 
     class SlowLedger(FakeLedger):
-        async def claim(self, owner: str, slots: int, lease_s: float) -> list[Claim]:
-            claims = await super().claim(owner, slots, lease_s)
+        async def claim(self, owner: str, slots: int, held: Collection[str], *, take_over: bool) -> list[Claim]:
+            claims = await super().claim(owner, slots, held, take_over=take_over)
             await answer.wait()
             return claims
 
@@ -312,5 +437,5 @@ async def test_a_bug_in_a_job_costs_no_slot() -> None:
 
 
 def test_workers_have_different_names() -> None:
-    names = {House(FakeLedger(), FakeRunner(), 1, 30).worker.name for _ in range(3)}
+    names = {House(FakeLedger(), FakeRunner(), 1).worker.name for _ in range(3)}
     assert len(names) == 3

@@ -1,0 +1,366 @@
+"""The ledger's queries against PostgreSQL: who gets a job, who may end it, and what the database refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import product
+from typing import Any
+
+import psycopg
+import pytest
+
+from agent_executor import database as connections
+from agent_executor import job
+from agent_executor.announcements import outcome_id
+from agent_executor.errors import Conflict, LeaseLost, NotFound
+from agent_executor.job import TERMINAL, TRANSITIONS, Outcome, Status
+from agent_executor.ledger import Claim, Ledger
+from tests.definitions import DATA
+from tests.integration.fixtures.migrations import rows, until
+from tests.integration.fixtures.postgres import Database
+
+LEASE_S = 3.0
+DONE = Outcome(Status.COMPLETED, result="5")
+ERROR = {"message": "no luck", "type": "ValueError", "stack_trace": ""}
+FAILED = Outcome(Status.FAILED, error=ERROR)
+BUSY = Outcome(Status.FAILED, error=ERROR, may_pass=True)
+
+
+@pytest.fixture
+async def pool(database: Database) -> AsyncIterator[connections.Pool]:
+    async with connections.pool(database.dsn, 60) as opened:
+        yield opened
+
+
+@pytest.fixture
+def ledger(pool: connections.Pool) -> Ledger:
+    return Ledger(pool, lease_s=LEASE_S, sink=True)
+
+
+async def submit(ledger: Ledger, *job_ids: str) -> None:
+    for job_id in job_ids:
+        await ledger.accept(job.from_json(DATA | {"job_id": job_id}))
+
+
+async def claimed(ledger: Ledger, owner: str = "worker") -> Claim:
+    [claim] = await ledger.claim(owner, 1)
+    return claim
+
+
+def expire(database: Database, job_id: str = "a") -> None:
+    """The worker fell silent some time ago, and PostgreSQL has been up since long before."""
+    rows(database, "update jobs set lease_until = now() - interval '1 ms' where job_id = %s", job_id)
+
+
+def row(database: Database, job_id: str = "a") -> tuple[Any, ...]:
+    [found] = rows(database, "select status, attempt, fence from jobs where job_id = %s", job_id)
+    return found
+
+
+def letters(database: Database, job_id: str = "a") -> list[tuple[Any, ...]]:
+    return rows(database, "select target, subject, msg_id from outbox where job_id = %s order by id", job_id)
+
+
+@pytest.fixture
+def long_running(database: Database) -> None:
+    """A server that was started longer ago than a lease, so that it cannot be why one ran out."""
+    uptime = "select now() - pg_postmaster_start_time() > make_interval(secs => %s)"
+    until(lambda: rows(database, uptime, LEASE_S) == [(True,)], "the server does not grow older")
+
+
+async def test_fifty_claimers_share_one_job(ledger: Ledger) -> None:
+    await submit(ledger, "a")
+    claims = await asyncio.gather(*(ledger.claim(f"worker-{number}", 1) for number in range(50)))
+    assert [claim.job_id for each in claims for claim in each] == ["a"]
+
+
+async def test_jobs_are_claimed_in_the_order_they_came(ledger: Ledger) -> None:
+    await submit(ledger, "b", "a", "c")
+    first = await ledger.claim("worker", 2)
+    assert sorted(claim.job_id for claim in first) == ["a", "b"]
+    assert [claim.job_id for claim in await ledger.claim("worker", 2, ["a", "b"])] == ["c"]
+
+
+async def test_a_job_waits_until_it_is_due(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, "a")
+    rows(database, "update jobs set due_at = now() + interval '1 hour'")
+    assert await ledger.claim("worker", 1) == []
+
+
+@pytest.mark.usefixtures("long_running")
+async def test_a_silent_workers_job_is_taken_over_and_counts(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, "a")
+    lost = await claimed(ledger, "silent")
+    assert await ledger.claim("other", 1) == []
+    expire(database)
+    taken = await claimed(ledger, "other")
+    assert (taken.attempt, taken.fence) == (2, 2)
+    with pytest.raises(LeaseLost):
+        await ledger.finish(lost, DONE, None)
+    assert not await ledger.release(lost)
+    assert await ledger.retry(lost, BUSY) is None
+    assert row(database) == ("running", 2, 2)
+    assert letters(database) == []
+
+
+async def test_a_lease_that_ran_out_while_postgres_was_restarted_counts_as_no_attempt(
+    ledger: Ledger, database: Database
+) -> None:
+    """The server of these tests was started after the last renewal that this row tells of."""
+    await submit(ledger, "a")
+    await claimed(ledger, "silent")
+    rows(database, "update jobs set lease_until = pg_postmaster_start_time(), attempt = 3")
+    assert (await claimed(ledger, "other")).attempt == 3
+    assert await ledger.fail_silent() == []
+
+
+@pytest.mark.usefixtures("long_running")
+async def test_nothing_is_taken_over_by_one_who_cannot_judge(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, "a", "b")
+    await claimed(ledger, "silent")
+    expire(database)
+    assert [claim.job_id for claim in await ledger.claim("other", 2, take_over=False)] == ["b"]
+
+
+async def test_ones_own_claim_whose_answer_was_lost_is_found_again(ledger: Ledger) -> None:
+    await submit(ledger, "a", "b")
+    lost = await claimed(ledger)
+    again = await ledger.claim("worker", 2)
+    assert {claim.job_id: (claim.attempt, claim.fence) for claim in again} == {"a": (1, 2), "b": (1, 1)}
+    assert lost.job_id == "a"
+    assert await ledger.claim("worker", 2, ["a", "b"]) == []
+
+
+async def test_a_job_given_back_counts_no_attempt(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, "a")
+    for fence in (1, 2, 3):
+        claim = await claimed(ledger)
+        assert (claim.attempt, claim.fence) == (1, fence)
+        assert await ledger.release(claim)
+    assert row(database) == ("queued", 0, 3)
+
+
+async def test_an_outcome_recorded_twice_is_recorded_once(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, "a")
+    claim = await claimed(ledger)
+    await ledger.finish(claim, DONE, None)
+    await ledger.finish(claim, DONE, None)
+    event_id = outcome_id("a", 1)
+    assert letters(database) == [
+        ("nats", "agent.status.completed", event_id),
+        ("sink", "agent.status.completed", f"{event_id}:sink"),
+    ]
+
+
+async def test_a_failure_that_may_pass_waits_longer_each_time(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, "a")
+    delays = []
+    for attempt in (1, 2):
+        rows(database, "update jobs set due_at = now()")
+        claim = await claimed(ledger)
+        assert claim.attempt == attempt
+        assert await ledger.retry(claim, BUSY) is not None
+        [(delay,)] = rows(database, "select extract(epoch from due_at - updated_at)::float from jobs")
+        delays.append(delay)
+    assert 1 <= delays[0] <= 2
+    assert 2 <= delays[1] <= 4
+    shown = await ledger.job("a")
+    assert (shown["status"], shown["error"]) == ("queued", ERROR)
+
+
+async def test_the_last_failure_that_might_have_passed_is_a_dead_letter(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, "a")
+    await ledger.finish(await claimed(ledger), BUSY, None)
+    assert [subject for _, subject, _ in letters(database)] == [
+        *("agent.status.failed", "agent.status.failed", "agent.dead.attempts")
+    ]
+
+
+async def test_a_failure_that_does_not_pass_is_no_dead_letter(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, "a")
+    await ledger.finish(await claimed(ledger), FAILED, None)
+    assert {subject for _, subject, _ in letters(database)} == {"agent.status.failed"}
+
+
+@pytest.mark.usefixtures("long_running")
+async def test_a_job_that_silenced_its_worker_in_every_attempt_fails(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, "a")
+    for number in range(3):
+        assert await ledger.fail_silent() == []
+        await claimed(ledger, f"worker-{number}")
+        expire(database)
+    assert await ledger.claim("worker-4", 1) == []
+    [ended] = await ledger.fail_silent()
+    assert (ended.job_id, ended.fence, ended.outcome.status) == ("a", 4, Status.FAILED)
+    assert row(database) == ("failed", 3, 4)
+    assert (await ledger.job("a"))["error"]["type"] == "WorkerLost"
+    assert "agent.dead.attempts" in {subject for _, subject, _ in letters(database)}
+    assert await ledger.fail_silent() == []
+
+
+@pytest.mark.usefixtures("long_running")
+async def test_a_worker_that_renews_at_the_last_moment_keeps_its_job(
+    ledger: Ledger, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was seen as silent, and renewed before it was failed."""
+    await submit(ledger, "a")
+    for number in range(3):
+        await claimed(ledger, f"worker-{number}")
+        expire(database)
+    found = await ledger._rows("silent_for_good", max_attempts=3, lease_s=LEASE_S)
+    rows(database, "update jobs set lease_until = now() + interval '9 s'")
+    original = ledger._rows
+
+    async def stale(query: str, **parameters: Any) -> Any:
+        return found if query == "silent_for_good" else await original(query, **parameters)
+
+    monkeypatch.setattr(ledger, "_rows", stale)
+    assert await ledger.fail_silent() == []
+    assert row(database)[0] == "running"
+
+
+@pytest.mark.parametrize("status", ["queued", "running", "interrupted"])
+async def test_a_job_is_cancelled_wherever_it_is(ledger: Ledger, database: Database, status: str) -> None:
+    await submit(ledger, "a")
+    claim = None
+    if status != "queued":
+        claim = await claimed(ledger)
+    if status == "interrupted":
+        rows(database, "update jobs set status = 'interrupted', lease_owner = null, lease_until = null")
+    fence = row(database)[2]
+    ended = await ledger.cancel("a")
+    assert ended is not None
+    assert (ended.fence, ended.outcome.status) == (fence + 1, Status.CANCELLED)
+    assert row(database)[0] == "cancelled"
+    assert [subject for _, subject, _ in letters(database)] == ["agent.status.failed"] * 2
+    event = await ledger.outcome("a")
+    assert event is not None
+    assert event["data"]["error"]["type"] == "Cancelled"
+    if claim is not None:
+        with pytest.raises(LeaseLost):
+            await ledger.finish(claim, DONE, None)
+    assert await ledger.cancel("a") is None
+
+
+async def test_what_has_ended_is_not_cancelled(ledger: Ledger) -> None:
+    await submit(ledger, "a")
+    await ledger.finish(await claimed(ledger), DONE, None)
+    with pytest.raises(Conflict, match="completed"):
+        await ledger.cancel("a")
+    with pytest.raises(NotFound):
+        await ledger.cancel("b")
+
+
+async def test_a_failed_job_is_redriven_with_all_its_attempts(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, "a")
+    await ledger.finish(await claimed(ledger), FAILED, None)
+    await ledger.redrive("a")
+    assert row(database) == ("queued", 0, 1)
+    claim = await claimed(ledger)
+    assert (claim.attempt, claim.fence) == (1, 2)
+    await ledger.finish(claim, DONE, None)
+    assert (await ledger.job("a"))["error"] is None
+    assert len({msg_id for _, _, msg_id in letters(database)}) == 4
+
+
+@pytest.mark.parametrize("outcome", [None, DONE])
+async def test_only_a_failed_job_is_redriven(ledger: Ledger, outcome: Outcome | None) -> None:
+    await submit(ledger, "a")
+    if outcome is not None:
+        await ledger.finish(await claimed(ledger), outcome, None)
+    with pytest.raises(Conflict, match="only a failed job"):
+        await ledger.redrive("a")
+    with pytest.raises(NotFound):
+        await ledger.redrive("b")
+
+
+@pytest.mark.parametrize(("before", "after"), [*product(Status, Status)])
+def test_the_database_knows_the_same_transitions(database_once: Database, before: Status, after: Status) -> None:
+    """Running to running is a takeover; every other state may be written again as it is."""
+    allowed = before is after or after in TRANSITIONS[before]
+    with psycopg.connect(database_once.dsn) as connection:
+        place = {"before": before.value, "after": after.value}
+        connection.execute(
+            "insert into jobs (job_id, trace_id, body_hash, definition, input, status, lease_owner, lease_until,"
+            " outcome_id, finished_at) select 'x', 't', '', '{}', '{}', %(before)s,"
+            " case when running then 'w' end, case when running then now() end, case when ended then 'o' end,"
+            " case when ended then now() end from (values (%(running)s, %(ended)s)) as told (running, ended)",
+            place | {"running": before is Status.RUNNING, "ended": before in TERMINAL},
+        )
+        change = (
+            "update jobs set status = %(after)s, lease_owner = case when %(running)s then 'w' end,"
+            " lease_until = case when %(running)s then now() end, outcome_id = case when %(ended)s then 'o' end,"
+            " finished_at = case when %(ended)s then now() end"
+        )
+        held = place | {"running": after is Status.RUNNING, "ended": after in TERMINAL}
+        if allowed:
+            connection.execute(change, held)
+        else:
+            with pytest.raises(psycopg.errors.CheckViolation, match="may not go from"):
+                connection.execute(change, held)
+        connection.rollback()
+
+
+@pytest.fixture(scope="module")
+def database_once(stack: Any, template: str) -> Database:
+    stack.postgres.create_database("transitions", template)
+    return Database(stack.postgres, "transitions")
+
+
+@pytest.mark.parametrize("change", ["fence = fence - 1", "outcome_id = 'another'"])
+async def test_the_database_refuses_a_step_back_and_another_outcome(
+    ledger: Ledger, database: Database, change: str
+) -> None:
+    await submit(ledger, "a")
+    await ledger.finish(await claimed(ledger), DONE, None)
+    with pytest.raises(psycopg.errors.CheckViolation):
+        rows(database, f"update jobs set {change}")
+
+
+async def test_what_ended_long_ago_is_deleted_with_everything_of_its(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, "old", "undelivered", "recent", "waiting")
+    for claim in await ledger.claim("worker", 3):
+        await ledger.finish(claim, DONE, None)
+    for job_id in ("old", "recent", "undelivered", "waiting"):
+        rows(database, "insert into checkpoints (thread_id, checkpoint_id, checkpoint) values (%s, '1', '{}')", job_id)
+        rows(
+            database,
+            "insert into checkpoint_blobs (thread_id, channel, version, type) values (%s, 'c', '1', 'empty')",
+            job_id,
+        )
+        rows(
+            database,
+            "insert into checkpoint_writes (thread_id, checkpoint_id, task_id, idx, channel, blob)"
+            " values (%s, '1', 't', 0, 'c', '')",
+            job_id,
+        )
+    rows(database, "update outbox set published_at = now() where job_id <> 'undelivered'")
+    rows(database, "update jobs set finished_at = now() - interval '31 days' where job_id in ('old', 'undelivered')")
+    rows(
+        database,
+        "insert into outbox (msg_id, job_id, target, subject, event, published_at)"
+        " values ('r', 'refused', 'nats', 's', '{}', now() - interval '31 days')",
+    )
+    assert await ledger.expire(30, 100) == 2
+    assert await ledger.expire(30, 100) == 0
+    kept = [("recent",), ("undelivered",), ("waiting",)]
+    assert rows(database, "select job_id from jobs order by 1") == kept
+    for table in ("checkpoints", "checkpoint_blobs", "checkpoint_writes"):
+        assert rows(database, f"select thread_id from {table} order by 1") == kept
+    assert rows(database, "select distinct job_id from outbox order by 1") == [("recent",), ("undelivered",)]
+
+
+async def test_retention_works_in_batches(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, *"abcde")
+    for claim in await ledger.claim("worker", 5):
+        await ledger.finish(claim, DONE, None)
+    rows(database, "update outbox set published_at = now()")
+    rows(database, "update jobs set finished_at = now() - interval '31 days'")
+    assert [await ledger.expire(30, 2) for _ in range(4)] == [2, 2, 1, 0]
+
+
+async def test_what_waits_is_counted(ledger: Ledger) -> None:
+    await submit(ledger, *"abc")
+    await ledger.finish(await claimed(ledger), DONE, None)
+    assert await ledger.waiting() == (2, 2)
