@@ -1,5 +1,7 @@
 -- Retries and dead letters: a job waits until its time has come, and no worker may take a forbidden step.
-alter table jobs add column due_at timestamptz not null default now();
+alter table jobs
+    add column due_at timestamptz not null default now(),
+    add column event_count integer not null default 0;
 update jobs set due_at = created_at;
 
 -- The queue, in the order it is claimed in.

@@ -25,6 +25,7 @@ from langgraph.checkpoint.base import (
     DeltaChannelHistory,
     get_serializable_checkpoint_metadata,
 )
+from langgraph.checkpoint.base import id as ids
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
@@ -62,7 +63,10 @@ class Saver(AsyncPostgresSaver):
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The latest checkpoint, or the one that `config` names."""
-        return await persistently(partial(super().aget_tuple, config))
+        found = await persistently(partial(super().aget_tuple, config))
+        if found is not None:
+            _continue_after(found.checkpoint["id"])
+        return found
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -143,6 +147,17 @@ class Saver(AsyncPostgresSaver):
             async with super()._cursor(pipeline=pipeline) as cursor:
                 with database.severed_after(cursor.connection, database.LIMIT_S):
                     yield cursor
+
+
+def _continue_after(checkpoint_id: str) -> None:
+    """Have this process make larger checkpoint ids from now on, also where another machine's clock was ahead of ours.
+
+    Ids hold the time, and the largest is the latest. langgraph's generator never goes back behind the last it made.
+    """
+    found = ids.UUID(checkpoint_id)
+    if found.version == 6:
+        generator: Any = ids
+        generator._last_v6_timestamp = max(generator._last_v6_timestamp or 0, found.time)
 
 
 def _split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

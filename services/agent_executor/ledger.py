@@ -63,12 +63,13 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that somebody other than its worker ended, and the fence under which its last events are sent."""
+    """A job that has ended, and where its last events belong: under which fence, after how many others."""
 
     job_id: str
     trace_id: str
     fence: int
     outcome: Outcome
+    event_count: int = 0
 
 
 class Ledger:
@@ -144,8 +145,10 @@ class Ledger:
         rows = await self._rows("retry", job_id=claim.job_id, fence=claim.fence, error=error)
         return rows[0]["due_at"] if rows else None
 
-    async def finish(self, claim: Claim, outcome: Outcome, traceparent: str | None) -> None:
+    async def finish(self, claim: Claim, outcome: Outcome, traceparent: str | None, event_count: int = 0) -> None:
         """Record `outcome` and put what announces it into the outbox, in one transaction.
+
+        `event_count` events of this claim were sent before: who finds that the last ones were not sends them.
 
         A failure that might have passed means that the last attempt is used up: the request becomes a dead letter too.
 
@@ -157,7 +160,10 @@ class Ledger:
         if outcome.may_pass and outcome.error is not None:
             announced.append(dead_letter(claim, event_id, outcome.error))
         crash.point("before_commit")
-        if not await self._finish(claim.job_id, claim.fence, event_id, outcome, announced, out_of=[Status.RUNNING]):
+        running = [Status.RUNNING]
+        if not await self._finish(
+            claim.job_id, claim.fence, event_id, outcome, announced, out_of=running, event_count=event_count
+        ):
             raise LeaseLost(f"job {claim.job_id} is no longer held under fence {claim.fence}")
         crash.point("after_commit")
 
@@ -232,6 +238,13 @@ class Ledger:
         rows = await self._rows("outcome", job_id=job_id)
         return rows[0]["event"] if rows else None
 
+    async def endings(self, job_ids: Collection[str]) -> list[Ended]:
+        """Those of these jobs that have ended."""
+        return [
+            Ended(row["job_id"], row["trace_id"], row["fence"], _outcome(row), row["event_count"])
+            for row in await self._rows("endings", job_ids=list(job_ids))
+        ]
+
     async def waiting(self) -> tuple[int, int]:
         """How many jobs are due, and how many results are not delivered."""
         [row] = await self._rows("waiting")
@@ -264,6 +277,7 @@ class Ledger:
         out_of: Sequence[str],
         if_silent: bool = False,
         raised: bool = False,
+        event_count: int = 0,
     ) -> bool:
         rows = await self._rows(
             "finish",
@@ -271,6 +285,7 @@ class Ledger:
             fence=fence,
             raise_fence=int(raised or if_silent),
             out_of=list(out_of),
+            event_count=event_count,
             if_silent=if_silent,
             status=outcome.status.value,
             result=None if outcome.status is not Status.COMPLETED else strict_json.dumps(outcome.result).decode(),
@@ -284,6 +299,10 @@ class Ledger:
         async with database.connection(self._pool) as connection:
             cursor = await connection.execute(SQL[query], parameters)
             return await cursor.fetchall() if cursor.description else []
+
+
+def _outcome(row: DictRow) -> Outcome:
+    return Outcome(Status(row["status"]), error=row["error"])
 
 
 def _failed(error: Exception) -> Outcome:

@@ -79,7 +79,7 @@ returning due_at;
 with finished as (
     update jobs
     set status = %(status)s, result = %(result)s, error = %(error)s, outcome_id = %(outcome_id)s,
-        fence = fence + %(raise_fence)s, lease_owner = null, lease_until = null, finished_at = now(), updated_at = now()
+        fence = fence + %(raise_fence)s, event_count = %(event_count)s, lease_owner = null, lease_until = null, finished_at = now(), updated_at = now()
     where job_id = %(job_id)s and fence = %(fence)s and status = any(%(out_of)s::text[])
         and (not %(if_silent)s or lease_until < now())
     returning job_id
@@ -152,6 +152,12 @@ from unnest(%(msg_ids)s::text[], %(targets)s::text[], %(subjects)s::text[], %(ev
     as letters (msg_id, target, subject, event)
 where not exists (select from jobs where job_id = %(job_id)s)
 on conflict (msg_id) do nothing;
+
+-- name: endings
+-- What the last events of these jobs say, and after how many others they come.
+select job_id, trace_id, fence, event_count, status, error
+from jobs
+where job_id = any(%(job_ids)s) and finished_at is not null;
 
 -- name: waiting
 -- What waits: jobs that are due, and results that are not delivered.

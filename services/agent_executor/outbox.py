@@ -38,7 +38,10 @@ log = structlog.get_logger()
 
 
 class Outbox:
-    """Delivers the rows of one target. Set `due` to have it look at once."""
+    """Delivers the rows of one target. Set `due` to have it look at once.
+
+    `on_delivered` is called with the ids of the jobs of each batch.
+    """
 
     def __init__(
         self, pool: Pool, target: str, deliver: Deliver, can_deliver: Callable[[], bool] = lambda: True
@@ -48,6 +51,7 @@ class Outbox:
         self._target = target
         self._deliver = deliver
         self._can_deliver = can_deliver
+        self.on_delivered: Callable[[set[str]], Awaitable[None]] | None = None
         self.due = asyncio.Event()
 
     async def run(self) -> None:
@@ -71,6 +75,8 @@ class Outbox:
         if done:
             crash.point("after_publish")
             await self._rows("published", ids=done)
+            if self.on_delivered is not None:
+                await self.on_delivered({row["job_id"] for row in rows})
         if failed:
             await self._rows("postpone", ids=failed)
         return len(done)

@@ -66,6 +66,7 @@ class Service:
         self._vault = _vault(settings)
         self._http = httpx.AsyncClient(timeout=5)
         self._outboxes = [Outbox(self.pool, "nats", to_nats(self._broker), lambda: self._broker.connected)]
+        self._outboxes[0].on_delivered = self._repeat_endings
         self._broker.on_ready = self._outboxes[0].due.set
         if settings.k_sink is not None:
             self._outboxes.append(Outbox(self.pool, "sink", to_sink(self._http, settings.k_sink)))
@@ -145,7 +146,16 @@ class Service:
     def on_ended(self, ended: Ended) -> None:
         """Tell the world of a job that was ended by somebody other than its worker."""
         self._look_at_outbox()
-        announce(self._publisher.channel(ended.job_id, ended.fence, ended.trace_id), ended.outcome)
+        self._announce(ended)
+
+    def _announce(self, ended: Ended) -> None:
+        channel = self._publisher.channel(ended.job_id, ended.fence, ended.trace_id, ended.event_count)
+        announce(channel, ended.outcome)
+
+    async def _repeat_endings(self, job_ids: set[str]) -> None:
+        """Send the last events of jobs again: their worker may have died before it did. Redis keeps each once."""
+        for ended in await self.ledger.endings(job_ids):
+            self._announce(ended)
 
     async def forget_events(self, job_id: str) -> None:
         """Drop the events of a job that runs again. Best effort, like all that concerns events."""

@@ -83,9 +83,9 @@ class Publisher:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def channel(self, thread_id: str, fence: int, trace_id: str) -> Channel:
-        """The events of one claimed job."""
-        return Channel(self, thread_id, fence, trace_id)
+    def channel(self, thread_id: str, fence: int, trace_id: str, count: int = 0) -> Channel:
+        """The events of one claimed job, `count` of which were sent before."""
+        return Channel(self, thread_id, fence, trace_id, count)
 
     def put(self, thread_id: str, event: Event) -> None:
         """Queue an event; never blocks."""
@@ -146,17 +146,17 @@ class Publisher:
 class Channel:
     """Where one run's events go. `emit` never waits and never fails."""
 
-    def __init__(self, publisher: Publisher, thread_id: str, fence: int, trace_id: str) -> None:
+    def __init__(self, publisher: Publisher, thread_id: str, fence: int, trace_id: str, count: int = 0) -> None:
         self._publisher = publisher
         self._thread_id = thread_id
         self._fence = fence
         self._trace_id = trace_id
-        self._number = 0
+        self.count = count
 
     def emit(self, event_type: str, data: Any) -> None:
         """Send `{"event_type", "data", "id", "time", "trace_id"}`; `data` must be JSON."""
-        self._number += 1
-        event_id = f"{self._fence}-{self._number}"
+        self.count += 1
+        event_id = f"{self._fence}-{self.count}"
         body = {
             "event_type": event_type,
             "data": data,

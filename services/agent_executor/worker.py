@@ -213,7 +213,7 @@ class Worker:
         if outcome.may_pass and claim.attempt < self._ledger.max_attempts:
             await self._retry(claim, outcome, channel)
             return
-        await persistently(lambda: self._ledger.finish(claim, outcome, traceparent))
+        await persistently(lambda: self._ledger.finish(claim, outcome, traceparent, channel.count))
         self._on_finished()
         announce(channel, outcome)
         metrics.jobs.labels(outcome.status.value).inc()

@@ -55,7 +55,7 @@ class FakeLedger:
         self.retried.append(claim.job_id)
         return datetime.now(UTC)
 
-    async def finish(self, claim: Claim, outcome: Outcome, traceparent: str | None) -> None:
+    async def finish(self, claim: Claim, outcome: Outcome, traceparent: str | None, event_count: int) -> None:
         self._fail("finish")
         self.finished[claim.job_id] = outcome
 
@@ -139,6 +139,8 @@ class FakePublisher:
         publisher = self
 
         class Channel:
+            count = 0
+
             def emit(self, event_type: str, data: Any) -> None:
                 publisher.events.append((thread_id, event_type, data))
 
