@@ -68,9 +68,10 @@ def integration(session: nox.Session) -> None:
 
 @nox.session(default=False, tags=["local", "ci"])
 def faults(session: nox.Session) -> None:
-    """Kills, cuts and restarts against real servers; about two minutes. Arguments go to pytest."""
+    """Kills, cuts, freezes and restarts against real servers; -- --soak SECONDS and -- --long for more of it."""
     sync(session, "integration")
-    session.run("python", "-m", "pytest", "tests/faults", *session.posargs, env=TESTING)
+    options = ("--numprocesses=3", "--dist=worksteal")
+    session.run("python", "-m", "pytest", "tests/faults", *options, *session.posargs, env=TESTING)
 
 
 @nox.session(default=False, tags=["local"])
