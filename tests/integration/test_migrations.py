@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import re
 import signal
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import psycopg
@@ -15,9 +19,11 @@ from langgraph.checkpoint.postgres import PostgresSaver
 from psycopg.rows import dict_row
 
 from agent_executor import migrate
-from agent_executor.migrate import Failed, Refused, Unreachable, adopt, apply, ledger
+from agent_executor.migrate import Failed, Locked, Refused, Unreachable, adopt, apply, ledger
 from agent_executor.migrate.command_line import main
+from agent_executor.migrate.files import Migration
 from agent_executor.migrate.judge import File
+from agent_executor.migrate.report import Report
 from tests.definitions import adder
 from tests.integration.fixtures.migrations import (
     applied,
@@ -36,6 +42,8 @@ from tests.integration.fixtures.service import Starter
 from tier3.stack import Stack
 
 OURS = ROOT / "migrations"
+NAMES = sorted(path.name.removesuffix(".up.sql") for path in OURS.glob("*.up.sql"))
+VERSIONS = list(range(1, len(NAMES) + 1))
 RUNNERS = "select 1 from pg_stat_activity where datname = current_database() and application_name like 'agent%'"
 NO_TRANSACTION = "-- migrate: no-transaction\n"
 Made = Callable[[], Database]
@@ -104,15 +112,15 @@ def test_what_is_pending_is_applied_once_and_told(empty: Database) -> None:
     status, lines = ended(runner(empty, OURS))
     assert status == 0
     assert [line.split(" in ")[0] for line in lines] == [
-        "applied 001_langgraph_checkpoints.up.sql",
-        "applied 002_jobs.up.sql",
-        "migrations: 2 applied, nothing pending",
+        *(f"applied {name}.up.sql" for name in NAMES),
+        f"migrations: {len(NAMES)} applied, nothing pending",
     ]
     assert up(empty, OURS) == []
-    columns = "name, length(sha256), applied_at > now() - interval '1 hour', duration_ms >= 0, by like 'postgres%'"
+    columns = (
+        "version, name, length(sha256), applied_at > now() - interval '1 hour', duration_ms >= 0, by like 'postgres%'"
+    )
     assert rows(empty, f"select {columns} from schema_migrations order by version") == [
-        ("langgraph_checkpoints", 64, True, True, True),
-        ("jobs", 64, True, True, True),
+        (version, NAMES[version - 1].split("_", 1)[1], 64, True, True, True) for version in VERSIONS
     ]
 
 
@@ -181,26 +189,25 @@ def test_eight_runners_at_once_apply_every_file_once(empty: Database, tmp_path: 
     assert len(done) == len(set(done)) == 40
 
 
-def test_waiting_runners_do_not_deadlock_with_create_index_concurrently(
-    empty: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(apply, "ATTEMPTS", 1)  # nor does the index give up after the lock timeout
+def test_waiting_runners_do_not_deadlock_with_create_index_concurrently(empty: Database, tmp_path: Path) -> None:
     rows(empty, "create table public.big (a int)")
     concurrently = f"{NO_TRANSACTION}create index concurrently if not exists i on public.big (a);"
     write(tmp_path, {"1_a": "create table a ()", "2_i": concurrently, "3_c": "create table c ()"})
     waits = (
         "select pid from pg_stat_activity where query like 'create index concurrently%' and wait_event_type = 'Lock'"
     )
-    with psycopg.connect(empty.dsn) as writer, ThreadPoolExecutor(8) as pool:
+    with psycopg.connect(empty.dsn) as writer:
         writer.execute("insert into public.big values (1)")
-        first = pool.submit(up, empty, tmp_path, lock_timeout_s=0.001)
+        runs = [runner(empty, tmp_path, "--lock-timeout", "0.001") for _ in range(8)]
         until(lambda: rows(empty, waits), "the index does not wait for the writer")
-        runs = [first, *(pool.submit(up, empty, tmp_path) for _ in range(7))]
         until(lambda: len(rows(empty, RUNNERS)) == 8, "the runners do not come")
         writer.commit()
-        done = [run.result(30) for run in runs]
-    assert sorted(done) == [[]] * 7 + [["a", "i", "c"]]
-    assert invalid_indexes(empty) == []
+        outcomes = [ended(run) for run in runs]
+    assert [status for status, _ in outcomes] == [0] * 8
+    assert not [line for _, lines in outcomes for line in lines if "attempt" in line]  # the index never gave up
+    done = [line.split()[1] for _, lines in outcomes for line in lines if line.startswith("applied")]
+    assert done == ["1_a.up.sql", "2_i.up.sql", "3_c.up.sql"]
+    assert (applied(empty), invalid_indexes(empty)) == ([1, 2, 3], [])
 
 
 def test_who_waits_too_long_is_told_who_holds_the_lock(empty: Database, command: Command, tmp_path: Path) -> None:
@@ -220,19 +227,37 @@ def test_who_waits_too_long_is_told_who_holds_the_lock(empty: Database, command:
         assert running.result(30) == ["a"]
 
 
-def test_an_alter_gives_up_its_place_in_the_queue_and_tries_again(empty: Database, tmp_path: Path) -> None:
-    write(tmp_path, {"1_t": "create table t ()", "2_more": "alter table t add column a int"})
-    waiting = "select 1 from pg_locks where relation = 't'::regclass and mode = 'AccessExclusiveLock' and not granted"
-    (tmp_path / "first").mkdir()
-    up(empty, write(tmp_path / "first", {"1_t": "create table t ()"}))
+def test_an_alter_that_gives_up_lets_those_through_who_queued_behind_it(
+    empty: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up(empty, write(tmp_path, {"1_t": "create table t ()"}))
+    write(tmp_path, {"2_more": "alter table t add column a int"})
+    monkeypatch.setattr(apply, "ATTEMPTS", 1)
+    altering = "select pid from pg_locks where relation = 't'::regclass and mode = 'AccessExclusiveLock'"
+    behind = f"select 1 from pg_stat_activity where pg_blocking_pids(pid) && array({altering})"
     with psycopg.connect(empty.dsn) as reader:
         reader.execute("select from t")
-        running = in_background(lambda: up(empty, tmp_path, lock_timeout_s=0.3))
-        until(lambda: rows(empty, waiting), "the ALTER does not wait for the reader")
-        # This one returns although the first reader goes on reading.
-        assert rows(empty, "set statement_timeout = '20s'; select from t") == []
-        assert not running.done()
-    assert running.result(30) == ["more"]
+        running = in_background(lambda: up(empty, tmp_path, lock_timeout_s=3))
+        until(lambda: rows(empty, altering), "the ALTER does not wait")
+        other = in_background(lambda: rows(empty, "select from t"))
+        until(lambda: rows(empty, behind), "the other reader is not behind the ALTER")
+        with pytest.raises(Locked):
+            running.result(30)
+        assert other.result(30) == []  # although the first reader goes on reading
+        assert rows(empty, altering) == []
+        assert reader.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+
+
+def test_an_alter_tries_again(empty: Database, tmp_path: Path) -> None:
+    up(empty, write(tmp_path, {"1_t": "create table t ()"}))
+    write(tmp_path, {"2_more": "alter table t add column a int"})
+    with psycopg.connect(empty.dsn) as reader:
+        reader.execute("select from t")
+        run = runner(empty, tmp_path, "--lock-timeout", "0.05")
+        assert run.stdout
+        assert run.stdout.readline().endswith("canceling statement due to lock timeout; attempt 1 of 10\n")
+    assert ended(run)[0] == 0
+    assert applied(empty) == [1, 2]
 
 
 def test_an_alter_that_never_gets_its_lock_is_3_and_names_the_reader(
@@ -313,31 +338,89 @@ def test_an_error_names_its_place_and_nothing_of_the_file_remains(
     assert up(empty, tmp_path) == ["bad", "after"]
 
 
+def test_an_error_in_what_a_statement_ran_shows_that_too(command: Command, tmp_path: Path) -> None:
+    write(tmp_path, {"1_a": "do $$ begin\n  perform 1;\n  execute 'select 1,\n nothing'; end $$"})
+    assert "QUERY:\n     1 | select 1,\n     2 |  nothing\n       |  ^\nCONTEXT: PL/pgSQL" in command()[1]
+
+
+def test_a_file_without_transaction_is_not_told_to_be_one(command: Command, tmp_path: Path) -> None:
+    write(tmp_path, {"1_a": f"{NO_TRANSACTION}-- migrate: repeatable\ndo $$ begin execute 'vacuum'; end $$"})
+    status, said = command()
+    assert (status, "SQLSTATE 25001" in said, "HINT" in said) == (1, True, False)
+
+
+def test_warnings_are_told(empty: Database, command: Command, tmp_path: Path) -> None:
+    write(tmp_path, {"1_a": "do $$ begin raise warning 'careful'; raise notice 'never'; end $$"})
+    status, said = command()
+    assert (status, said.splitlines()[0], "never" in said) == (0, "WARNING: careful", False)
+
+
+def test_carriage_returns_count_as_lines_and_reach_the_server(
+    empty: Database, command: Command, tmp_path: Path
+) -> None:
+    write(tmp_path, {"1_a": ""})
+    file = tmp_path / "1_a.up.sql"
+    file.write_bytes(b"create table a as select 'x\r\ny' as b;\r\nselect\r\n  colour from a")
+    status, said = command()
+    assert (status, said.partition("\n")[0]) == (1, '1_a.up.sql:4:3: column "colour" does not exist (SQLSTATE 42703)')
+    assert "     3 | select\n     4 |   colour from a\n       |   ^\n" in said
+    file.write_bytes(b"create table a as select 'x\r\ny' as b;\r\n")
+    assert up(empty, tmp_path) == ["a"]
+    assert rows(empty, "select b from a") == [("x\r\ny",)]
+
+
 def test_a_file_that_ends_its_own_transaction_is_not_recorded(empty: Database) -> None:
     text = (
         "create table a (); commit; create table b ();"  # the judge would refuse it; the server is asked all the same
     )
     both = File("1_a.up.sql", text), File("1_a.down.sql", text.replace("create table b ()", "select 1"))
-    migration = migrate.Migration(1, "a", *both, "0" * 64)
+    migration = Migration(1, "a", *both, "0" * 64)
     up(empty, OURS)
     with psycopg.connect(empty.dsn, autocommit=True) as connection:
+        ledger.lock(connection, 0, str)
         for run in (apply.up, apply.down):
-            with pytest.raises(Failed, match=r"1_a\.(up|down)\.sql: the file ended the transaction that it runs in"):
-                run(connection, migration, print)
+            with pytest.raises(Failed, match=r"1_a\.(up|down)\.sql:1:20: the file ended the transaction that it"):
+                run(connection, migration, Report())
             connection.execute("drop table a")
-    assert applied(empty) == [1, 2]
+    assert applied(empty) == VERSIONS
     assert "table b" not in catalog(empty)
 
 
-def test_the_password_is_never_said(empty: Database, command: Command, tmp_path: Path) -> None:
-    rows(empty, "create role keeper login superuser password 'hush-hush-7'")
-    write(tmp_path, {"1_a": "do $$ begin raise exception 'it is hush-hush-7'; end $$"})
-    for database, password in ((empty.name, "hush-hush-7"), ("nowhere", "hush-hush-7"), (empty.name, "hush-hush-8")):
-        status, said = command(POSTGRES_USER="keeper", POSTGRES_PASSWORD=password, POSTGRES_DB=database)
-        assert status in (1, 2, 4)
-        assert password not in said
+@pytest.mark.parametrize(
+    "text",
+    [
+        "do $$ begin raise exception 'it is hush''hush-7'; end $$",
+        f"select '{'x' * 70} hush''hush-7', 1/0",
+        f"select nothing, '{'x' * 126} hush''hush-7'",  # the excerpt ends in the middle of it
+        f"select '{' ' * 20}hush''hush-7{'x' * 68}', nothing",  # or begins there
+        "do $$ begin execute 'select nothing, ''hush''''hush-7'''; end $$",
+        "do $$ begin raise warning 'hush''hush-7'; end $$",
+    ],
+)
+def test_the_password_is_never_said(empty: Database, command: Command, tmp_path: Path, text: str) -> None:
+    rows(empty, "create role keeper login superuser password 'hush''hush-7'")
+    write(tmp_path, {"1_a": text})
+    secret, wrong = "hush'hush-7", "hush'hush-8"
+    said = ""
+    for database, password in ((empty.name, secret), ("nowhere", secret), (empty.name, wrong)):
+        said += command(POSTGRES_USER="keeper", POSTGRES_PASSWORD=password, POSTGRES_DB=database)[1]
     rows(empty, "drop owned by keeper cascade")
     rows(empty, "drop role keeper")
+    assert [part for part in ("hush", "ush-", "h-7") if part in said] == []
+
+
+def test_the_password_is_not_in_the_statement_of_who_is_in_the_way(
+    empty: Database, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apply, "ATTEMPTS", 1)
+    up(empty, write(tmp_path, {"1_t": "create table t ()"}))
+    write(tmp_path, {"2_more": "alter table t add column a int"})
+    with psycopg.connect(empty.dsn) as reader:
+        rows(empty, "create role keeper login superuser password 'hush-hush-7'")
+        reader.execute(f"select '{'x' * 84}hush-hush-7' from t".encode())
+        status, said = command("--lock-timeout", "0.01", POSTGRES_USER="keeper", POSTGRES_PASSWORD="hush-hush-7")
+    rows(empty, "drop role keeper")
+    assert (status, "xxx" in said, "hush" in said) == (3, True, False)
 
 
 def test_a_wrong_password_is_2_and_a_database_that_is_not_there_is_4(command: Command, tmp_path: Path) -> None:
@@ -373,6 +456,49 @@ def test_sigterm_rolls_back_and_ends_at_once(empty: Database, tmp_path: Path) ->
     assert (applied(empty), catalog(empty)) == ([], {})
 
 
+def test_the_runners_own_statements_give_up_with_3(empty: Database, command: Command, tmp_path: Path) -> None:
+    up(empty, write(tmp_path, {"1_a": "create table a ()"}))
+    with psycopg.connect(empty.dsn) as holder:
+        holder.execute("lock table schema_migrations")
+        status, said = command("--lock-timeout", "0.05")
+    assert status == 3
+    assert said.startswith("database: canceling statement due to lock timeout")
+
+
+def test_the_shortest_lock_timeout_is_not_none(empty: Database, command: Command, tmp_path: Path) -> None:
+    write(tmp_path, {"1_a": "create table a as select current_setting('lock_timeout') as b"})
+    assert command("--lock-timeout", "0.0004")[0] == 0
+    write(tmp_path, {"2_b": "create table b as select current_setting('lock_timeout') as b"})
+    assert command("--lock-timeout", "0")[0] == 0
+    assert rows(empty, "select a.b, b.b from a, b") == [("1ms", "0")]
+
+
+def test_a_reader_of_stdout_that_goes_away_stops_nothing(empty: Database, tmp_path: Path) -> None:
+    tables(tmp_path, 60)
+    run = runner(empty, tmp_path)
+    assert run.stdout
+    run.stdout.readline()
+    run.stdout.close()
+    assert run.wait(60) == 0
+    assert applied(empty) == list(range(1, 61))
+
+
+def test_a_terminal_shows_a_bar_that_ends_as_lines(empty: Database, tmp_path: Path) -> None:
+    tables(tmp_path, 30)
+    ours, theirs = pty.openpty()
+    run = runner(empty, tmp_path, stdout=theirs)
+    os.close(theirs)
+    said = b""
+    with suppress(OSError):  # which is how a terminal ends
+        while part := os.read(ours, 4096):
+            said += part
+    os.close(ours)
+    assert run.wait(60) == 0
+    assert re.search(rb"\[#+\.\] 29/30\r\x1b\[K", said)
+    lines = re.sub(r"\[[#.]*\] \d+/30\r\x1b\[K", "", said.decode()).splitlines()
+    assert [line.split()[0] for line in lines] == ["applied"] * 30 + ["migrations:"]
+
+
 # The ledger's own rules
 
 
@@ -384,13 +510,23 @@ def test_an_edited_file_is_refused_by_name_unless_that_is_allowed(
     write(tmp_path, {"1_a": "create table a (c int)", "3_c": "create table c ()"})
     for words in ([], ["plan"]):
         status, said = command(*words)
-        assert (status, said.splitlines()[0]) == (2, "1_a.up.sql: edited after it was applied")
+        assert (status, said.partition(": put it back")[0]) == (2, "1_a.up.sql: edited after it was applied")
     assert "1_a.up.sql: applied" in command("status")[1]
     assert ", EDITED since\n2_b" in command("status")[1]
     assert applied(empty) == [1, 2]
     assert command("--allow-edited")[0] == 0
     assert command()[0] == 0
     assert (applied(empty), "column a.c" in catalog(empty)) == ([1, 2, 3], False)
+
+
+def test_an_edit_that_is_allowed_brings_the_files_new_name(empty: Database, command: Command, tmp_path: Path) -> None:
+    up(empty, write(tmp_path, {"1_a": "create table a ()"}))
+    for way in ("up", "down"):
+        (tmp_path / f"1_a.{way}.sql").rename(tmp_path / f"1_b.{way}.sql")
+    write(tmp_path, {"1_b": "create table b ()"})
+    assert command()[1].startswith("1_b.up.sql: edited after it was applied as a: put it back")
+    assert command("--allow-edited")[0] == 0
+    assert rows(empty, "select name from schema_migrations") == [("b",)]
 
 
 def test_line_ends_and_a_byte_order_mark_are_no_edit(empty: Database, tmp_path: Path) -> None:
@@ -419,21 +555,6 @@ def test_a_database_ahead_of_the_files_is_a_warning(empty: Database, command: Co
     assert "002_t2: applied" in command("status")[1]
     status, said = command("down")
     assert (status, said.splitlines()[0].startswith("down: not among the files: 002_t2;")) == (2, True)
-
-
-def test_a_ledger_of_version_0_1_0_is_extended(empty: Database, command: Command, tmp_path: Path) -> None:
-    write(tmp_path, {"1_a": "create table a ()"})
-    [migration] = migrate.read(tmp_path)
-    rows(empty, "create schema agent_executor")
-    columns = "version bigint primary key, name text not null, sha256 text not null"
-    rows(empty, f"create table schema_migrations ({columns}, applied_at timestamptz not null default now())")
-    rows(empty, f"insert into schema_migrations values (1, 'a', '{migration.sha256}')")
-    write(tmp_path, {"2_b": "create table b ()"})
-    status, said = command("status")
-    assert status == 0
-    assert said.splitlines()[0].endswith("Z in ? ms by ?")
-    assert up(empty, tmp_path) == ["b"]
-    assert rows(empty, "select count(duration_ms), count(by) from schema_migrations") == [(2, 2)]
 
 
 def test_another_tools_table_of_that_name_is_left_alone(empty: Database, command: Command, tmp_path: Path) -> None:
@@ -466,6 +587,51 @@ def test_what_a_file_does_to_the_session_ends_with_it(empty: Database, tmp_path:
     rows(empty, "drop role somebody")
 
 
+def test_the_record_tells_the_host_whatever_a_file_calls_itself(empty: Database, tmp_path: Path) -> None:
+    up(empty, write(tmp_path, {"1_a": "set application_name = 'liar'"}))
+    assert rows(empty, "select by from schema_migrations") == [(f"postgres, agent-executor-migrate@{gethostname()}",)]
+
+
+@pytest.mark.parametrize(
+    "text", ["select pg_advisory_unlock_all()", f"{NO_TRANSACTION}-- migrate: repeatable\ndiscard all"]
+)
+def test_a_file_that_gives_up_the_runs_lock_is_not_recorded(
+    empty: Database, command: Command, tmp_path: Path, text: str
+) -> None:
+    write(tmp_path, {"1_a": text})
+    status, said = command()
+    assert (status, applied(empty)) == (1, [])
+    assert "1_a.up.sql: the file gave up the lock of this run; it is not recorded" in said
+
+
+def test_a_files_own_session_locks_end_with_it(empty: Database, tmp_path: Path) -> None:
+    taken = "select pg_advisory_lock(7), pg_advisory_lock(7), pg_advisory_lock_shared(8)"
+    left = "create table {} as select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"
+    write(tmp_path, {"1_a": taken, "2_b": left.format("b"), "3_c": f"{NO_TRANSACTION}-- migrate: repeatable\n{taken}"})
+    write(tmp_path, {"4_d": left.format("d")})
+    up(empty, tmp_path)
+    assert rows(empty, "select b.count, d.count from b, d") == [(1, 1)]  # the runner's own
+
+
+def test_a_role_that_may_not_write_the_ledger_is_told(empty: Database, command: Command, tmp_path: Path) -> None:
+    up(empty, write(tmp_path, {"1_a": "create table a ()"}))
+    role = f"reader_{uuid.uuid4().hex[:8]}"
+    rows(empty, f"create role {role} login password 'reader'")
+    rows(empty, f"grant usage on schema agent_executor to {role}; grant select on schema_migrations to {role}")
+    as_role = {"POSTGRES_USER": role, "POSTGRES_PASSWORD": "reader"}
+    status, nothing = command(**as_role)  # needs no right to create or to write
+    said = []
+    for head in ("", NO_TRANSACTION):
+        write(tmp_path, {"2_b": f"{head}set search_path to public"})
+        said.append(command(**as_role)[1])
+    rows(empty, f"drop owned by {role}")
+    rows(empty, f"drop role {role}")
+    assert (status, nothing.startswith("migrations: 0 applied, nothing pending")) == (0, True)
+    record = "(writing the record to agent_executor.schema_migrations)"
+    told = f"2_b.up.sql: permission denied for table schema_migrations {record} (SQLSTATE 42501)\n"
+    assert [told in each for each in said] == [True, True]
+
+
 # Without a transaction
 
 
@@ -480,6 +646,74 @@ def test_an_invalid_index_is_dropped_and_made_again(empty: Database, command: Co
     assert up(empty, tmp_path) == ["i"]
     assert (applied(empty), invalid_indexes(empty)) == ([1, 2], [])
     assert "index i_t" in catalog(empty)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "set search_path to public;\ncreate unique index concurrently if not exists i on big(a)",
+        'create unique index concurrently if not exists "Ä i" on only "public" . big (a)',
+        "-- migrate: repeatable\ncreate unique index concurrently i on public.big(a)",
+        "create unique index if not exists Ä on public.big(a)",
+    ],
+)
+def test_an_index_is_known_by_its_table_and_name(
+    empty: Database, command: Command, tmp_path: Path, statement: str
+) -> None:
+    rows(empty, "create table public.big (a int); insert into public.big values (1), (1)")
+    if "concurrently" not in statement:
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            rows(empty, statement.replace("index", "index concurrently"))
+    write(tmp_path, {"1_i": f"{NO_TRANSACTION}{statement}"})
+    assert command()[0] == 1
+    assert len(invalid_indexes(empty)) == ("concurrently" in statement)
+    rows(empty, "delete from public.big")
+    assert up(empty, tmp_path) == ["i"]
+    assert invalid_indexes(empty) == []
+    assert len(rows(empty, "select 1 from pg_index where indrelid = 'public.big'::regclass")) == 1
+
+
+def test_an_index_of_another_table_is_not_dropped_and_not_taken_for_ours(
+    empty: Database, command: Command, tmp_path: Path
+) -> None:
+    up(empty, write(tmp_path, {"1_t": "create table a (x int); create table b (x int); insert into b values (1), (1)"}))
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        rows(empty, "create unique index concurrently i on b (x)")
+    write(tmp_path, {"2_i": f"{NO_TRANSACTION}create index concurrently if not exists i on a (x)"})
+    status, said = command()
+    assert (status, invalid_indexes(empty), applied(empty)) == (1, ["i"], [1])
+    assert said.startswith("2_i.up.sql:2:1: a has no finished index i after this; something else may have the name\n")
+
+
+def test_a_files_own_lock_timeout_is_kept(empty: Database, tmp_path: Path) -> None:
+    text = f"{NO_TRANSACTION}set lock_timeout = '123ms';\ncreate table if not exists a as "
+    up(empty, write(tmp_path, {"1_a": f"{text}select current_setting('lock_timeout') as b"}))
+    assert rows(empty, "select b from a") == [("123ms",)]
+
+
+@pytest.mark.parametrize("repeatable", [True, False])
+def test_what_was_half_taken_back_is_not_taken_for_the_whole(
+    empty: Database, command: Command, tmp_path: Path, repeatable: bool
+) -> None:
+    write(tmp_path, {"1_t": "create table t (a int)"})
+    head = f"{NO_TRANSACTION}create index concurrently if not exists" if repeatable else "create index"
+    write(tmp_path, {"2_i": f"{head} i on t (a)"})
+    back = "drop index concurrently if exists i;\n-- migrate: repeatable\nselect 1/0"
+    (tmp_path / "2_i.down.sql").write_text(f"{NO_TRANSACTION}{back}")
+    up(empty, tmp_path)
+    assert command("down")[0] == 1
+    status, said = command()
+    if repeatable:
+        assert (status, said.split(" in ")[0]) == (0, "applied 2_i.up.sql")
+        assert "index i" in catalog(empty)
+    else:
+        told = "2_i.up.sql: half taken back, its down file was cut off: run down, and then up"
+        assert (status, said.splitlines()[0]) == (2, told)
+        assert ", HALF TAKEN BACK since\n" in command("status")[1]
+    (tmp_path / "2_i.down.sql").write_text(f"{NO_TRANSACTION}drop index concurrently if exists i")
+    assert command("down")[0] == 0
+    assert ("index i" in catalog(empty), applied(empty)) == (False, [1])
+    assert up(empty, tmp_path) == ["i"]
 
 
 def test_a_file_cut_off_before_its_record_is_repeated(empty: Database, tmp_path: Path) -> None:
@@ -499,33 +733,91 @@ def test_a_database_that_psql_made_is_adopted(empty: Database, command: Command)
     before = catalog(empty)
     assert command("plan", directory=OURS)[1].startswith("would adopt 001_langgraph_checkpoints.up.sql: ")
     assert command(directory=OURS)[1].startswith("adopted 001_langgraph_checkpoints.up.sql: it is in the database\n")
-    assert (applied(empty), catalog(empty)) == ([1, 2], before)
+    assert (applied(empty), catalog(empty)) == (VERSIONS, before)
     assert rows(empty, "select thread_id from checkpoints") == [("t",)]
     assert up(empty, OURS) == []
 
 
+def test_a_lock_in_the_way_of_an_adoption_is_3(empty: Database, command: Command, tmp_path: Path) -> None:
+    write(tmp_path, {"1_a": "create table a (); lock table public.busy"})
+    rows(empty, "create schema agent_executor; create table a (); create table public.busy ()")
+    with psycopg.connect(empty.dsn) as holder:
+        holder.execute("lock table public.busy")
+        assert command("--lock-timeout", "0.05")[0] == 3
+    assert command()[0] == 0
+
+
 def test_a_database_that_psql_made_by_half_gets_the_rest(empty: Database) -> None:
     by_psql(empty, OURS / "001_langgraph_checkpoints.up.sql")
-    assert up(empty, OURS) == ["jobs"]
-    assert applied(empty) == [1, 2]
+    assert up(empty, OURS) == [name.split("_", 1)[1] for name in NAMES[1:]]
+    assert applied(empty) == VERSIONS
 
 
 def test_a_database_that_does_not_match_is_refused_with_the_difference(empty: Database, command: Command) -> None:
     by_psql(empty, *sorted(OURS.glob("*.up.sql")))
     rows(empty, "alter table jobs alter attempt type bigint")
-    rows(empty, "drop index jobs_leased")
+    rows(empty, "drop index jobs_listed")
     rows(empty, "create table other ()")
     before = catalog(empty)
     status, said = command(directory=OURS)
     assert status == 2
-    assert "does not match the files; nearest is 002_jobs.up.sql:\n  missing: index jobs_leased: CREATE INDEX" in said
+    assert (
+        f"does not match the files; nearest is {NAMES[-1]}.up.sql:\n  missing: index jobs_listed: CREATE INDEX" in said
+    )
     assert "\n  not from the files: table other" in said
     assert "\n  different: column jobs.attempt: the files make 'integer not null default 0" in said
     assert catalog(empty) == before
     assert rows(empty, "select to_regclass('schema_migrations')") == [(None,)]
-    assert command("baseline", "2", directory=OURS)[0] == 0
+    assert command("baseline", str(VERSIONS[-1]), directory=OURS)[0] == 0
     assert up(empty, OURS) == []
-    assert command("baseline", "2", directory=OURS)[0] == 2
+    assert command("baseline", str(VERSIONS[-1]), directory=OURS)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("made", "change"),
+    [
+        ("create type c as (x int, y text)", ("drop type c", "missing: composite type c")),
+        ("create type c as (x int, y text)", ("alter type c drop attribute y", "missing: column c.y")),
+        ("create sequence s", ("alter sequence s increment 5", "different: sequence s")),
+        ("create sequence s", ("drop sequence s; create sequence s start 7", "different: sequence s")),
+        (
+            "create table b (c int generated by default as identity)",
+            ("alter sequence b_c_seq cycle", "sequence b_c_seq"),
+        ),
+        ("create table b (); create rule r as on insert to b do nothing", ("drop rule r on b", "missing: rule b.r")),
+        (
+            "create table b (); create function f() returns trigger language plpgsql as 'begin return new; end';"
+            "create trigger t before insert on b for each row execute function f()",
+            ("alter table b disable trigger t", "different: trigger b.t"),
+        ),
+        (
+            "create table b (c int) partition by range (c)",
+            ("drop table b; create table b (c int) partition by list (c)", "different: partitioned table b"),
+        ),
+        (
+            "create table b (c int) partition by range (c); create table d partition of b for values from (1) to (2)",
+            ("drop table d; create table d partition of b for values from (1) to (3)", "different: table d"),
+        ),
+        (
+            "create table b (c int); create table d () inherits (b)",
+            ("drop table d; create table d (c int)", "different: table d"),
+        ),
+        ("create table b ()", ("alter table b force row level security", "different: table b")),
+        (
+            "create table b (); create policy p on b for select",
+            ("drop policy p on b; create policy p on b as restrictive for select", "different: policy b.p"),
+        ),
+    ],
+)
+def test_every_difference_stops_the_adoption(
+    empty: Database, command: Command, tmp_path: Path, made: str, change: tuple[str, str]
+) -> None:
+    write(tmp_path, {"1_a": f"create table a ();\n{made}"})
+    rows(empty, f"create schema agent_executor; create table a ();\n{made}")
+    assert command("plan")[1].startswith("would adopt 1_a.up.sql: ")
+    rows(empty, change[0])
+    status, said = command()
+    assert (status, change[1] in said) == (2, True), said
 
 
 def test_files_that_leave_no_trace_are_not_guessed_at(empty: Database, tmp_path: Path) -> None:

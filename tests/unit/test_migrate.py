@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -48,6 +49,8 @@ def test_variables_are_used_and_empty_ones_are_not() -> None:
         ({"POSTGRES_PORT": "5432.0"}, ["POSTGRES_PASSWORD", "POSTGRES_PORT"]),
         ({"POSTGRES_PORT": "-1"}, ["POSTGRES_PASSWORD", "POSTGRES_PORT"]),
         ({"POSTGRES_PORT": "\u0665"}, ["POSTGRES_PASSWORD", "POSTGRES_PORT"]),
+        ({"POSTGRES_PASSWORD": SECRET, "POSTGRES_PORT": "9" * 5000}, ["POSTGRES_PORT"]),
+        ({"POSTGRES_PASSWORD": f"{SECRET}\udcff"}, ["POSTGRES_PASSWORD"]),
     ],
 )
 def test_all_that_is_missing_or_wrong_is_named_at_once(environment: dict[str, str], named: list[str]) -> None:
@@ -110,8 +113,7 @@ def test_new_writes_the_next_two_files_and_needs_no_database(tmp_path: Path) -> 
         "001_add_jobs_index.down.sql",
         "001_add_jobs_index.up.sql",
     ]
-    (tmp_path / "migrations" / "001_add_jobs_index.up.sql").write_text("select 1")
-    assert main(["new", "next"], environment) == 0
+    assert main(["new", "next"], environment) == 0  # although the first is empty yet
     assert (tmp_path / "migrations" / "002_next.up.sql").exists()
     assert main(["new", "!"], environment) == 2
     assert main(["new", "x"], {"MIGRATION_DIR": str(tmp_path / "migrations" / "002_next.up.sql")}) == 2
@@ -140,10 +142,35 @@ def test_an_unreachable_database_is_4_and_the_password_is_not_said(
 
 def test_the_password_is_replaced_wherever_it_appears() -> None:
     out = io.StringIO()
-    Report(SECRET, ["db"], out).say(f"role {SECRET} at db")
-    Report("db", ["db"], out).say("at db")  # everybody may know it, or nothing could be said
-    Report("x", out=out).say("next to x")
-    assert out.getvalue() == "role *** at db\nat db\nnext to ***\n"
+    Report(SECRET, out).say(f"role {SECRET} at db")
+    Report("it's-a-secret", out).say("'it''s-a-secret' is it's-a-secret")
+    Report("x", out).say("next to x")
+    assert out.getvalue() == "role *** at db\n'***' is ***\nnext to ***\n"
+    word = {"POSTGRES_PASSWORD": "langgraph_dev"}
+    assert settings(word).secret == ""  # everybody may know it, or nothing could be said
+    assert settings({**word, "POSTGRES_DB": "x"}).secret == "langgraph_dev"
+
+
+def test_what_nobody_expected_is_one_line_without_the_password(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError(f"at {SECRET}\nand more")
+
+    monkeypatch.setattr("agent_executor.migrate.command_line.up", broken)
+    assert main([], {"POSTGRES_PASSWORD": SECRET, "MIGRATION_DIR": str(tmp_path)}) == 2
+    said = capsys.readouterr()
+    assert said.out == "migrations: unexpected: RuntimeError: at *** and more\n"
+    assert said.err == ""
+
+
+def test_a_terminal_that_knows_ascii_only_gets_the_rest_escaped(tmp_path: Path) -> None:
+    (tmp_path / "1_a.up.sql").write_text("select '\u00e4")
+    environment = {"POSTGRES_PASSWORD": SECRET, "MIGRATION_DIR": str(tmp_path / "\u00e4"), "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "agent_executor", "migrate"]
+    ran = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (2, "")
+    assert ran.stdout.startswith(f"{tmp_path}/\\xe4: No such file or directory")
 
 
 class Terminal(io.StringIO):

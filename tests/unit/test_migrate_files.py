@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
-from agent_executor.migrate import MigrationError, read
-from agent_executor.migrate.repeatable import repeatable
+from agent_executor.migrate import MigrationError
+from agent_executor.migrate.files import read
+from agent_executor.migrate.judge import repeatable
 from agent_executor.migrate.statements import split
 
 REPOSITORY = Path(__file__).parents[2]
@@ -84,7 +86,7 @@ def test_a_directory_in_a_files_place_is_named(tmp_path: Path) -> None:
     write(tmp_path, "1_a", "select 1")
     (tmp_path / "2_b.up.sql").mkdir()
     (tmp_path / "2_b.down.sql").write_text("select 1")
-    assert findings(tmp_path) == ["2_b.up.sql: Is a directory"]
+    assert findings(tmp_path) == ["2_b.up.sql: not a file"]
 
 
 def test_no_files_is_a_mistake(tmp_path: Path) -> None:
@@ -108,6 +110,20 @@ def test_no_files_is_a_mistake(tmp_path: Path) -> None:
         ('select "a', "1:8: unterminated quoted identifier"),
         ("do $x$ begin end $y$", "1:4: unterminated dollar-quoted string $x$"),
         ("select 1 /* a /* b */", "1:10: unterminated /* comment"),
+        ("-- a\r\nselect 1;\r\n\\i x", "3:1: psql meta-command \\i"),
+        ("-- a\rselect 1;\rcommit", "3:1: COMMIT in a file"),
+        (
+            "create function f(begin timestamptz) returns int language sql as $$ select 1 $$;\ncommit",
+            "2:1: COMMIT in a file",
+        ),
+        ("create function begin() returns int language sql as $$ select 1 $$;\ncommit", "2:1: COMMIT in a file"),
+        ("select e'a' -- '\n  -- '\n'\\''; commit; select ''", "3:7: COMMIT in a file"),
+        (f"{NO_TRANSACTION}set client_encoding to latin1", "2:1: the rest of the file would be read in another"),
+        (f"{NO_TRANSACTION}set names 'latin1'", "2:1: the rest of the file would be read in another"),
+        (
+            f"{NO_TRANSACTION}-- migrate: repeatable\ncreate index concurrently on t (a)",
+            "3:1: CREATE INDEX CONCURRENTLY needs the index's name: ",
+        ),
         ("-- nothing", " holds no statement"),
         (" ;; ", " holds no statement"),
         ("", " holds no statement"),
@@ -204,10 +220,21 @@ def test_a_file_without_transaction_holds_what_can_be_repeated(tmp_path: Path) -
         ("alter table t validate constraint c", True),
         ("alter table t rename to u", False),
         ("alter table t attach partition p for values in (1)", False),
-        ("insert into t values (1) on conflict do nothing", True),
+        ("alter table t alter column a type bigint using a * 100", False),
+        ("alter table t alter column a type bigint", True),
+        ("alter table t set schema public", False),
+        ("alter table t inherit u", False),
+        ("alter table t no inherit u", False),
+        ("alter sequence s restart", False),
+        ("insert into t values (1) on conflict do nothing", False),
+        ("insert into t values (1) on conflict (a) do update set b = t.b + 1", False),
         ("insert into t values (1)", False),
         ("update t set a = a + 1", False),
         ("delete from t", True),
+        ("delete from t where a in (select a from t limit 1)", False),
+        ("reindex index i", True),
+        ("reindex index concurrently i", False),
+        ("reindex (concurrently) table t", False),
         ("begin", False),
         ("do $$ begin end $$", False),
     ],
@@ -217,9 +244,9 @@ def test_what_can_be_repeated(statement: str, is_repeatable: bool) -> None:
 
 
 def test_statements_keep_their_text_and_place() -> None:
-    text = "-- a\nselect ';' ;;\n /* ; */ do $$;$$; copy t from stdin;\n';\n\\.\nselect 2 -- end"
+    text = "-- a\nselect ';' ;;\n /* ; */ do $$;$$; select 2; copy t from stdin;\n';\n\\.\nselect 3"
     script = split(text)
-    assert [each.text for each in script.statements] == ["select ';'", "do $$;$$", "copy t from stdin", "select 2"]
+    assert [each.text for each in script.statements] == ["select ';'", "do $$;$$", "select 2", "copy t from stdin"]
     assert all(text[each.offset :].startswith(each.text) for each in script.statements)
     assert script.problems == []
 
@@ -227,10 +254,18 @@ def test_statements_keep_their_text_and_place() -> None:
 @pytest.mark.parametrize(
     "text", ["\ufeffselect 'ä';\r\nselect 2;\r\n", "select 'ä';\rselect 2;\r", "select 'ä';\nselect 2;\n"]
 )
-def test_a_byte_order_mark_and_line_ends_are_no_part_of_a_file(tmp_path: Path, text: str) -> None:
+def test_a_byte_order_mark_and_line_ends_are_no_part_of_the_sum_but_strings_keep_theirs(
+    tmp_path: Path, text: str
+) -> None:
     [migration] = read(write(tmp_path, "1_a", text))
-    assert migration.up.text == "select 'ä';\nselect 2;\n"
-    assert migration.sha256 == hashlib.sha256(migration.up.text.encode()).hexdigest()
+    assert migration.up.text == text.removeprefix("\ufeff")
+    assert migration.sha256 == hashlib.sha256("select 'ä';\nselect 2;\n".encode()).hexdigest()
+
+
+def test_a_pipe_in_a_files_place_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(write(tmp_path, "1_a", "select 1") / "2_b.up.sql")
+    (tmp_path / "2_b.down.sql").write_text("select 1")
+    assert findings(tmp_path) == ["2_b.up.sql: not a file"]
 
 
 def test_a_long_file_is_read_whole(tmp_path: Path) -> None:

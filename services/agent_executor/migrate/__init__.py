@@ -5,25 +5,8 @@ reads its own few variables, so that a Kubernetes Job starts at once. It may run
 point: the next run goes on. docs/migrations.md is its manual.
 """
 
-from .commands import baseline, down, plan, status, up
+from .commands import baseline, up
 from .errors import Failed, Locked, MigrationError, Refused, Unreachable
-from .files import Migration, create, read
 from .settings import Settings, settings
 
-__all__ = [
-    "Failed",
-    "Locked",
-    "Migration",
-    "MigrationError",
-    "Refused",
-    "Settings",
-    "Unreachable",
-    "baseline",
-    "create",
-    "down",
-    "plan",
-    "read",
-    "settings",
-    "status",
-    "up",
-]
+__all__ = ["Failed", "Locked", "MigrationError", "Refused", "Settings", "Unreachable", "baseline", "settings", "up"]

@@ -7,40 +7,39 @@ compared with the database's. Nothing is recorded that does not match.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .errors import Refused
 from .explain import explain
 from .files import Migration
 from .ledger import SCHEMA
-from .server import Connection, ServerError, run
+from .server import RETRIED, Connection, ServerError, run
 from .statements import split
 
 Catalog = Mapping[str, str]
 _ASIDE = f"{SCHEMA}_aside"
-_SHOWN = 12
 _CONCURRENTLY = re.compile(r"\bconcurrently\b", re.IGNORECASE)
 
 
-def catalog(connection: Connection, schema: str = SCHEMA) -> Catalog:
+def catalog(connection: Connection) -> Catalog:
     """What the schema holds, "kind name" to definition; empty where there is no schema. What counts: catalog.sql."""
     query = Path(__file__).with_name("catalog.sql").read_bytes()
-    return dict(connection.execute(query, {"schema": schema}).fetchall())
+    return dict(connection.execute(query, {"schema": SCHEMA}).fetchall())
 
 
-def present(connection: Connection, migrations: Sequence[Migration]) -> list[Migration]:
+def present(connection: Connection, migrations: Sequence[Migration], hide: Callable[[str], str]) -> list[Migration]:
     """The migrations whose files are in the database already: none for an empty schema, else the first ones.
 
     Raises:
         Refused: the schema holds something else, naming the difference, or it cannot be told.
     """
-    there = catalog(connection)
-    if not there:
+    exists = connection.execute("select 1 from pg_namespace where nspname = %s", [SCHEMA]).fetchone()
+    if not exists or not (there := catalog(connection)):  # the catalog takes as long as ten files
         return []
     run(connection, f"begin; alter schema {SCHEMA} rename to {_ASIDE}; create schema {SCHEMA}")
     try:
-        made = [(migration, _after(connection, migration)) for migration in migrations]
+        made = [(migration, _after(connection, migration, hide)) for migration in migrations]
     finally:
         run(connection, "rollback; reset all")
     fitting = [migration.version for migration, each in made if each == there]
@@ -48,13 +47,12 @@ def present(connection: Connection, migrations: Sequence[Migration]) -> list[Mig
         return list(migrations[: fitting[0]])
     if fitting:
         raise Refused(
-            f"adopt: no ledger, and the schema is the same after {_names(migrations, fitting)}: say which was the last"
-            " to run with baseline VERSION"
+            f"adopt: no ledger, and the schema is the same after"
+            f" {' and '.join(migrations[version - 1].up.name for version in fitting)}: say which was the last to run"
+            " with baseline VERSION"
         )
     nearest, wanted = min(made, key=lambda pair: len(difference(pair[1], there)))
-    lines = difference(wanted, there)
-    more = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    told = "\n".join(["", *(f"  {line}" for line in lines[:_SHOWN]), *more])
+    told = "".join(f"\n  {line}" for line in difference(wanted, there))
     raise Refused(
         f"adopt: {SCHEMA} has tables but no ledger, and does not match the files; nearest is {nearest.up.name}:{told}"
         "\nHINT: make them match, or record what is there with baseline VERSION"
@@ -72,27 +70,25 @@ def difference(wanted: Catalog, there: Catalog) -> list[str]:
     ]
 
 
-def _after(connection: Connection, migration: Migration) -> Catalog:
+def _after(connection: Connection, migration: Migration, hide: Callable[[str], str]) -> Catalog:
     """The catalog after this file; of one that cannot be in a transaction, what can be."""
-    for statement in split(migration.up.text).statements if not migration.up.transactional else ():
-        if statement.tokens[0] not in ("VACUUM", "REINDEX") and statement.tokens[:2] != ("ALTER", "SYSTEM"):
-            _run(connection, migration, _CONCURRENTLY.sub(" ", statement.text, count=1))
-    if migration.up.transactional:
-        _run(connection, migration, migration.up.text)
-    run(connection, "reset session authorization; reset role; reset all")
-    return catalog(connection)
-
-
-def _run(connection: Connection, migration: Migration, query: str) -> None:
+    queries = [migration.up.text]
+    if not migration.up.transactional:
+        queries = [
+            _CONCURRENTLY.sub(" ", statement.text, count=1)
+            for statement in split(migration.up.text).statements
+            if statement.words[0] not in ("VACUUM", "REINDEX") and statement.words[:2] != ["ALTER", "SYSTEM"]
+        ]
     try:
-        run(connection, query)
+        for query in queries:
+            run(connection, query)
     except ServerError as error:
+        if error.sqlstate in RETRIED:
+            raise
         error.position = None
         raise Refused(
             f"adopt: {SCHEMA} has tables but no ledger, and what the files make cannot be found out beside it:\n"
-            f"{explain(migration.up, error)}\nHINT: record what is there with baseline VERSION"
+            f"{explain(migration.up, error, hide)}\nHINT: record what is there with baseline VERSION"
         ) from None
-
-
-def _names(migrations: Sequence[Migration], versions: Sequence[int]) -> str:
-    return " and ".join(migrations[version - 1].up.name for version in versions)
+    run(connection, "reset session authorization; reset role; reset all")
+    return catalog(connection)

@@ -9,153 +9,161 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable
 
 from .errors import Failed, Locked
 from .explain import explain
 from .files import Migration
 from .judge import File
-from .ledger import BY, SCHEMA, TABLE
-from .server import Connection, ServerError, pause, run
-from .statements import split
+from .ledger import BY, HALF, LOCK, LOCK_KEY, TABLE, session
+from .report import Report
+from .server import RETRIED, Connection, ServerError, run
+from .statements import Statement, split
 
 ATTEMPTS = 10
 _PAUSE_S = 1.0
-_RETRIED = ("55P03", "40P01", "40001")  # lock_not_available, deadlock_detected, serialization_failure
 _OURS = "agent_executor.migrating"
-# SET LOCAL ends with its transaction: if the file ended it, the setting is '' when the record wants it as a number,
-# and nothing is recorded. https://www.postgresql.org/docs/current/sql-set.html
+_ENDED = "the file ended the transaction that it runs in, or reset all settings; it is not recorded"
+_UNLOCKED = "the file gave up the lock of this run; it is not recorded"
+# SET LOCAL ends with its transaction: if the file ended it, the record wants a complaint as a number, and is refused.
+# https://www.postgresql.org/docs/current/sql-set.html
 _BEGIN = f"begin; set local {_OURS} = '{{version}}';\n"
 _BEGIN_COUNT = 2
-_OWN = f"current_setting('{_OURS}')::bigint"
+_VERSION = f"""(case when {{lock}} then coalesce(nullif(current_setting('{_OURS}', true), ''), '{_ENDED}')
+    else '{_UNLOCKED}' end)::bigint"""
+# The run's lock is held twice, and so given up and taken without a gap. Where a file may have taken locks of its own,
+# all are given up, while the transaction holds ours.
+_HELD = f"pg_advisory_unlock({LOCK_KEY}) and pg_try_advisory_lock({LOCK_KEY})"
+_HELD_ALONE = f"""pg_try_advisory_xact_lock({LOCK_KEY}) and pg_advisory_unlock({LOCK_KEY})
+    and pg_advisory_unlock_all() is not null and {LOCK}"""
 # A file's session state is not the next one's. DISCARD ALL would do, but cannot be in a transaction, and gives up our
 # lock. No quote, dollar or comment may stand between a file and its record that could end one left open in the file.
 _AS_OURSELVES = "\n;reset session authorization; reset role; "
-_AS_OURSELVES_COUNT = 2
-_RESET = "close all; reset all; deallocate all; unlisten *; discard temp; discard sequences; discard plans; commit"
+_RECORDED = 3  # how many statements there are between a file and the end of its record, at most
+_RESET = "close all; reset all; deallocate all; unlisten *; discard temp; discard sequences; commit"
 _FORGET = "rollback; reset session authorization; close all; deallocate all; discard temp; reset all"
-_NOT_OURS = "the file ended the transaction that it runs in, or reset all settings; it is not recorded"
-_INDEX = re.compile(r"^ CREATE (?:UNIQUE )?INDEX (?:CONCURRENTLY )?IF NOT EXISTS (\S+) ON (?:ONLY )?(?:(\S+) \. )?")
-_INVALID = """select c.oid::regclass::text from pg_index i join pg_class c on c.oid = i.indexrelid
-where not i.indisvalid and c.relkind = 'i' and c.relname = %s
-    and c.relnamespace = (select oid from pg_namespace where nspname = %s)"""
+_ENDS = ("COMMIT", "ROLLBACK", "PREPARE TRANSACTION")
+_INDEX = re.compile(r"^ CREATE (UNIQUE )?INDEX (CONCURRENTLY )?(IF NOT EXISTS )?(?!ON )")
+_INDEXES = """select c.oid::regclass::text, indisvalid or relkind = 'I'
+from pg_index i join pg_class c on c.oid = indexrelid
+where indrelid = to_regclass(%s) and relname = (parse_ident(%s)::name[])[1]"""
+_OTHERS = "xact_start is not null and datname = current_database() and pid <> pg_backend_pid()"
 
 
-def up(connection: Connection, migration: Migration, told: Callable[[str], None]) -> float:
+def up(connection: Connection, migration: Migration, report: Report) -> float:
     """Apply a migration; returns the milliseconds it took.
 
     Raises:
         Failed: with the place in the file, and nothing of a transactional file is left.
         Locked: a lock could not be had in ATTEMPTS attempts.
     """
-    values = f"{_OWN}, '{migration.name}', '{migration.sha256}', {{ms}}, {BY}"
+    values = f"{_VERSION}, '{migration.name}', '{migration.sha256}', {{ms}}, {BY}"
     record = f'insert into {TABLE} (version, name, sha256, duration_ms, "by") values ({values})'  # noqa: S608
-    return _patiently(connection, migration.up, migration.version, record, told)
+    if not migration.up.transactional:  # and so may have been half taken back
+        record = f"delete from {TABLE} where version = {migration.version} and sha256 = '{HALF}'; {record}"  # noqa: S608
+    return _patiently(connection, migration.up, migration.version, record, report)
 
 
-def down(connection: Connection, migration: Migration, told: Callable[[str], None]) -> float:
+def down(connection: Connection, migration: Migration, report: Report) -> float:
     """Take a migration back; returns the milliseconds it took. Raises as `up` does."""
-    record = f"delete from {TABLE} where version = {_OWN}"  # noqa: S608
-    return _patiently(connection, migration.down, migration.version, record, told)
+    if not migration.down.transactional:  # or `up` would take what is left of it for the whole
+        run(connection, f"update {TABLE} set sha256 = '{HALF}' where version = {migration.version}")  # noqa: S608
+    record = f"delete from {TABLE} where version = (select {_VERSION})"  # noqa: S608
+    return _patiently(connection, migration.down, migration.version, record, report)
 
 
-def _patiently(connection: Connection, file: File, version: int, record: str, told: Callable[[str], None]) -> float:
+def _patiently(connection: Connection, file: File, version: int, record: str, report: Report) -> float:
     """The whole file again when a lock was not to be had: who waits for a lock blocks all that come after."""
     once = _together if file.transactional else _one_by_one
     for attempt in range(1, ATTEMPTS + 1):
         started = time.perf_counter()
         try:
-            once(connection, file, version, record)
+            once(connection, file, _BEGIN.format(version=version), f"{record}; {_RESET}")
             return (time.perf_counter() - started) * 1000
         except ServerError as error:
             run(connection, _FORGET)
-            if error.sqlstate not in _RETRIED:
-                raise _failed(file, error) from None
+            text = explain(file, error, report.hide)
+            if error.sqlstate not in RETRIED:
+                advice = error.sqlstate == "25001" and file.transactional
+                hint = "\nHINT: put -- migrate: no-transaction at the file's top" if advice else ""
+                raise Failed(text + hint) from None
             if attempt == ATTEMPTS:
-                text = f"{explain(file, error)}\ngave up after {ATTEMPTS} attempts; {_blocker(connection)}"
-                raise Locked(text) from None
-            told(f"{file.name}: {error.message}; attempt {attempt} of {ATTEMPTS}")
-            pause(_PAUSE_S * random.uniform(0.2, 1.0))  # noqa: S311
+                other = session(connection, _OTHERS, report.hide)
+                blocker = f"the oldest transaction is {other}" if other else "nobody is in the way any more"
+                raise Locked(f"{text}\ngave up after {ATTEMPTS} attempts; {blocker}") from None
+            report.say(f"{file.name}: {error.message}; attempt {attempt} of {ATTEMPTS}")
+            time.sleep(_PAUSE_S * random.uniform(0.2, 1.0))  # noqa: S311
     raise AssertionError
 
 
-def _together(connection: Connection, file: File, version: int, record: str) -> None:
-    begin = _BEGIN.format(version=version)
+def _together(connection: Connection, file: File, begin: str, record: str) -> None:
     ms = "extract(epoch from clock_timestamp() - now()) * 1000"
-    query = f"{begin}{file.text}{_AS_OURSELVES}{record.format(ms=ms)}; {_RESET}"
     try:
-        run(connection, query)
+        lock = _HELD_ALONE if "advisory" in file.text.lower() else _HELD
+        run(connection, f"{begin}{file.text}{_AS_OURSELVES}{record.format(ms=ms, lock=lock)}")
     except ServerError as error:
-        raise _placed(file, error, len(begin)) from None
+        _place(error, file.text, len(begin))
+        raise
 
 
-def _one_by_one(connection: Connection, file: File, version: int, record: str) -> None:
+def _one_by_one(connection: Connection, file: File, begin: str, record: str) -> None:
     started = time.perf_counter()
-    for statement in split(file.text).statements:
-        if index := _INDEX.search(statement.sentence):
-            _drop_invalid(connection, _identifier(index[1]), index[2])
+    statements = split(file.text).statements
+    managed = not any(each.words[0] == "SET" and "LOCK_TIMEOUT" in each.words for each in statements)
+    for statement in statements:
+        if managed:  # CONCURRENTLY waits for old transactions, in nobody's way; given up, it leaves an invalid index
+            run(connection, "set lock_timeout = 0" if "CONCURRENTLY" in statement.words else "reset lock_timeout")
         try:
-            # CONCURRENTLY waits for old transactions, in nobody's way; given up, it leaves an invalid index behind.
-            unhurried = "CONCURRENTLY" in statement.tokens
-            run(connection, "set lock_timeout = 0" if unhurried else "reset lock_timeout")
-            run(connection, statement.text)
+            _one(connection, file, statement)
         except ServerError as error:
-            position = statement.offset + (error.position or 1)
-            raise ServerError(error.message, error.sqlstate, position, 0, error.notes) from None
-    ms = round((time.perf_counter() - started) * 1000)
-    run(connection, f"{_BEGIN.format(version=version)}{_AS_OURSELVES}{record.format(ms=ms)}; {_RESET}")
+            error.position = statement.offset + (error.position or 1)
+            raise
+    try:
+        ms = round((time.perf_counter() - started) * 1000)
+        run(connection, f"{begin}{_AS_OURSELVES}{record.format(ms=ms, lock=_HELD_ALONE)}")
+    except ServerError as error:
+        _place(error, "", len(begin))
+        raise
 
 
-def _drop_invalid(connection: Connection, name: str, schema: str | None) -> None:
-    """An index that CREATE INDEX CONCURRENTLY left unfinished would satisfy IF NOT EXISTS."""
-    wanted = [name, _identifier(schema or SCHEMA)]
-    for (found,) in connection.execute(_INVALID, wanted).fetchall():
-        run(connection, "set lock_timeout = 0")
-        run(connection, f"drop index concurrently if exists {found}")
+def _one(connection: Connection, file: File, statement: Statement) -> None:
+    """A statement. An index that CREATE INDEX left unfinished, now or before, would satisfy IF NOT EXISTS."""
+    index = _index(statement) if _INDEX.search(statement.sentence) else None
+    for name, valid in connection.execute(_INDEXES, index) if index else ():
+        if not valid:
+            run(connection, f"drop index concurrently if exists {name}")
+    run(connection, statement.text)
+    if index and [valid for _, valid in connection.execute(_INDEXES, index)] != [True]:
+        table, name = index
+        trouble = f"{table} has no finished index {name} after this; something else may have the name"
+        raise Failed(f"{file.at(statement.offset)}: {trouble}")
 
 
-def _identifier(token: str) -> str:
-    """The name that a token stands for."""
-    return token[1:-1].replace('""', '"') if token[0] == '"' else token.lower()
+def _index(statement: Statement) -> tuple[str, str]:
+    """The table and the name of the index that a statement makes, as they are written."""
+    texts = [token.text for token in statement.tokens]
+    on = statement.words.index("ON")
+    at = on + 2 if statement.words[on + 1] == "ONLY" else on + 1
+    end = at + 1
+    while texts[end : end + 1] == ["."]:
+        end += 2
+    return "".join(texts[at:end]), texts[on - 1]
 
 
-def _placed(file: File, error: ServerError, before: int) -> ServerError:
-    """The error with its position in the file: the server's, or the beginning of the statement that failed."""
-    script = split(file.text)
-    message, position = error.message, error.position
-    ran = error.done - _BEGIN_COUNT
-    if position is not None and position - before > len(file.text):
-        if error.sqlstate == "42601":
-            message = "syntax error at the end of the file"
-        elif ran > len(script.statements):
-            message = f"{_NOT_OURS} ({error.message})"
-        position = len(file.text.rstrip())
-    elif position is not None:
-        position -= before
-    elif 0 <= ran < len(script.statements):
-        position = script.statements[ran].offset + 1
+def _place(error: ServerError, text: str, before: int) -> None:
+    """Make the error's position one in the file: the server's, or the beginning of the statement that failed."""
+    starts = [statement.offset + 1 for statement in split(text).statements]
+    done = error.done[_BEGIN_COUNT:]
+    position, error.position = error.position, None
+    if complaint := next((each for each in (_ENDED, _UNLOCKED) if each in error.message), None):
+        error.message = complaint
+        error.position = next((start for start, tag in zip(starts, done, strict=False) if tag in _ENDS), None)
+    elif position and position - before <= len(text):
+        error.position = position - before
+    elif position and error.sqlstate == "42601":
+        error.message, error.position = "syntax error at the end of the file", len(text.rstrip())
+    elif len(done) < len(starts):
+        error.position = starts[len(done)]
+    elif len(done) <= len(starts) + _RECORDED:
+        error.message += f" (writing the record to {TABLE})"
     else:
-        own = error.sqlstate in ("22P02", "42704") and ran == len(script.statements) + _AS_OURSELVES_COUNT
-        message = f"{_NOT_OURS} ({message})" if own else f"{message} (at the end, when the file was committed)"
-    return ServerError(message, error.sqlstate, position, 0, error.notes)
-
-
-def _failed(file: File, error: ServerError) -> Failed:
-    advice = ""
-    if error.sqlstate == "25001":
-        advice = "\nHINT: put -- migrate: no-transaction at the file's top"
-    return Failed(explain(file, error) + advice)
-
-
-def _blocker(connection: Connection) -> str:
-    row = connection.execute(
-        "select pid, usename, application_name, now() - xact_start, coalesce(left(query, 100), '')"
-        " from pg_stat_activity where xact_start is not null and datname = current_database()"
-        " and pid <> pg_backend_pid() order by xact_start limit 1"
-    ).fetchone()
-    if row is None:
-        return "nobody is in the way any more"
-    pid, user, application, age, query = row
-    return (
-        f"the oldest transaction is pid {pid}, {user}, application {application}, {age} old: {' '.join(query.split())}"
-    )
+        error.message += " (at the end, when the file was committed)"

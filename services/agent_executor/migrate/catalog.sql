@@ -1,16 +1,21 @@
 -- What a schema holds: one row an object, with its definition as PostgreSQL words it. Not in it: the runner's
 -- ledger, what belongs to an extension, owners, privileges, comments, data.
 with relation as (
-    select c.oid, c.relname, c.relkind, c.relpersistence, c.reloptions, c.relrowsecurity
+    select c.*, case relkind when 'r' then 'table ' when 'v' then 'view ' when 'm' then 'materialized view '
+        when 'S' then 'sequence ' when 'p' then 'partitioned table ' when 'c' then 'composite type ' else 'relation ' end as kind
     from pg_class c
     where c.relnamespace = to_regnamespace(%(schema)s) and c.relname <> 'schema_migrations'
         and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
 )
-select case relkind when 'r' then 'table ' when 'v' then 'view ' when 'm' then 'materialized view ' when 'S' then 'sequence '
-        when 'p' then 'partitioned table ' else 'relation ' end || relname,
+select kind || relname,
     concat_ws(' ', case relpersistence when 'u' then 'unlogged' end, array_to_string(reloptions, ', '),
-        case when relrowsecurity then 'row level security' end, case when relkind in ('v', 'm') then pg_get_viewdef(oid) end)
-from relation where relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+        case when relrowsecurity then 'row level security' end, case when relforcerowsecurity then 'forced' end,
+        case when relkind in ('v', 'm') then pg_get_viewdef(oid) end, 'by ' || pg_get_partkeydef(oid),
+        'of ' || (select string_agg(inhparent::regclass::text, ', ' order by inhseqno) from pg_inherits where inhrelid = oid),
+        pg_get_expr(relpartbound, oid), (select concat_ws(' ', format_type(seqtypid, null), 'start', seqstart, 'increment',
+            seqincrement, 'from', seqmin, 'to', seqmax, 'cache', seqcache, case when seqcycle then 'cycle' end)
+            from pg_sequence where seqrelid = oid))
+from relation where relkind in ('r', 'p', 'v', 'm', 'f', 'S', 'c')
 union all
 select 'column ' || relname || '.' || a.attname,
     concat_ws(' ', format_type(a.atttypid, a.atttypmod), case when a.attnotnull then 'not null' end,
@@ -21,7 +26,7 @@ from relation r
 join pg_attribute a on a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
 join pg_type t on t.oid = a.atttypid
 left join pg_attrdef d on d.adrelid = r.oid and d.adnum = a.attnum
-where relkind in ('r', 'p', 'f')
+where relkind in ('r', 'p', 'f', 'c')
 union all
 select 'constraint ' || relname || '.' || conname, pg_get_constraintdef(k.oid) || case when convalidated then '' else ' not valid' end
 from relation r join pg_constraint k on k.conrelid = r.oid where contype <> 'n'
@@ -30,11 +35,14 @@ select 'index ' || r.relname, pg_get_indexdef(r.oid) || case when indisvalid the
 from relation r join pg_index i on i.indexrelid = r.oid
 where not exists (select from pg_class t where t.oid = i.indrelid and t.relname = 'schema_migrations')
 union all
-select 'trigger ' || relname || '.' || tgname, pg_get_triggerdef(t.oid)
+select 'trigger ' || relname || '.' || tgname, concat_ws(' enabled ', pg_get_triggerdef(t.oid), tgenabled)
 from relation r join pg_trigger t on t.tgrelid = r.oid where not tgisinternal
 union all
+select 'rule ' || relname || '.' || rulename, concat_ws(' enabled ', pg_get_ruledef(w.oid), ev_enabled)
+from relation r join pg_rewrite w on w.ev_class = r.oid where rulename <> '_RETURN'
+union all
 select 'policy ' || relname || '.' || polname,
-    concat_ws(' ', polcmd::text, pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid))
+    concat_ws(' ', polcmd::text, case when polpermissive then '' else 'restrictive' end, pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid))
 from relation r join pg_policy p on p.polrelid = r.oid
 union all
 select 'function ' || p.oid::regprocedure, case when prokind = 'a' then 'aggregate' else pg_get_functiondef(p.oid) end

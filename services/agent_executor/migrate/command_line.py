@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from .commands import baseline, down, plan, status, up
+from .commands import baseline, down, status, up
 from .errors import MigrationError
 from .files import create
 from .report import Report
-from .settings import Settings, directory, settings
+from .settings import DEFAULTS, Settings, settings
 
 _EPILOG = """commands:
   up                  apply what is pending (default)
@@ -26,64 +28,72 @@ environment: POSTGRES_HOST, _PORT, _DB, _USER, _PASSWORD (required), MIGRATION_D
 exit status: 0 done, 1 a migration failed, 2 refused: call, environment or files, 3 lock not obtained,
   4 database unreachable
 """
+_WAITS = {
+    "--wait": ("wait_s", "for the database"),
+    "--lock-timeout": ("lock_timeout_s", "for a table's lock; 0 is without end"),
+    "--lock-wait": ("lock_wait_s", "for another run"),
+}
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a command and print its report. Returns the exit status; 128 + the signal when one ended it."""
     former = signal.signal(signal.SIGTERM, _terminated)  # else the kernel ignores it for PID 1, as in a container
+    report = Report(environment.get("POSTGRES_PASSWORD", ""))
     try:
-        return _run(_parse(arguments), environment)
+        words, flags = _parse(arguments)
+        if words[:1] == ["new"]:
+            paths = create(Path(environment.get("MIGRATION_DIR") or DEFAULTS["MIGRATION_DIR"]), " ".join(words[1:]))
+            report.say("\n".join(map(str, paths)))
+            return 0
+        wanted = replace(settings(environment), **flags)
+        report = Report(wanted.secret)
+        started = time.perf_counter()
+        if done := _work(words)(wanted, report):
+            report.say(f"migrations: {done} in {time.perf_counter() - started:.2f} s")
+        return 0
     except SystemExit as error:  # argparse has printed why
         return int(error.code or 0)
     except KeyboardInterrupt as error:
-        Report().say("migrations: interrupted; what was not finished was rolled back, run again to go on")
-        return 128 + (signal.SIGTERM if error.args else signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGTERM, former)
-
-
-def _run(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
-    report = Report()
-    try:
-        if options.command == "new":
-            report.say("\n".join(str(path) for path in create(directory(environment), options.words)))
-            return 0
-        wanted = replace(
-            settings(environment),
-            wait_s=options.wait,
-            lock_timeout_s=options.lock_timeout,
-            lock_wait_s=options.lock_wait,
-            allow_edited=options.allow_edited,
-        )
-        report = Report(wanted.secret, wanted.public)
-        _dispatch(options, wanted, report)
+        said = "migrations: interrupted; what was not finished was rolled back, run again to go on"
+        ended = 128 + (signal.SIGTERM if error.args else signal.SIGINT)
     except MigrationError as error:
-        report.end()
-        report.say(f"{error}\nmigrations: {error.summary}")
-        return error.exit_status
+        said, ended = f"{error}\nmigrations: {error.summary}", error.exit_status
+    except Exception as error:  # noqa: BLE001 - the outermost boundary: a traceback would show what is to stay hidden
+        said, ended = f"migrations: unexpected: {type(error).__name__}: {' '.join(str(error).split())}", 2
     finally:
         report.end()
-    return 0
+        signal.signal(signal.SIGTERM, former)
+    report.say(said)
+    return ended
 
 
-def _dispatch(options: argparse.Namespace, wanted: Settings, report: Report) -> None:
-    started = time.perf_counter()
-    match options.command:
-        case "up":
-            done = f"{len(up(wanted, report))} applied, nothing pending"
-        case "down":
-            done = f"{len(down(wanted, options.steps, options.to, report))} taken back"
-        case "plan":
-            done = f"{len(plan(wanted, report))} pending"
-        case "baseline":
-            done = f"{len(baseline(wanted, options.version))} recorded as applied, none run"
-        case _:
-            status(wanted, report)
-            return
-    report.say(f"migrations: {done} in {time.perf_counter() - started:.2f} s")
+def _work(words: Sequence[str]) -> Callable[[Settings, Report], str | None]:
+    """What the words ask for: something that does it, and says what it did.
+
+    Raises:
+        ValueError: they ask for nothing.
+    """
+    match words:
+        case [] | ["up"]:
+            return lambda wanted, report: f"{len(up(wanted, report))} applied, nothing pending"
+        case ["plan"]:
+            return lambda wanted, report: f"{len(up(wanted, report, dry=True))} pending"
+        case ["status"]:
+            return status
+        case ["down", *rest] if not rest or (len(rest) == 1 and _number(rest[0]) > 0):
+            steps = _number(*rest) if rest else 1
+            return lambda wanted, report: f"{len(down(wanted, steps, None, report))} taken back"
+        case ["down", "to", word]:
+            to = _number(word)
+            return lambda wanted, report: f"{len(down(wanted, 0, to, report))} taken back"
+        case ["baseline", word]:
+            version = _number(word)
+            return lambda wanted, report: f"{len(baseline(wanted, version))} recorded as applied, none run"
+    raise ValueError
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+def _parse(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The words and the flags, by the names of Settings; ends in argparse's error if they make no sense."""
     parser = argparse.ArgumentParser(
         prog="python -m agent_executor migrate",
         epilog=_EPILOG,
@@ -91,46 +101,25 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("words", nargs="*", metavar="COMMAND", help="up unless given")
-    parser.add_argument("--wait", type=seconds, default=Settings.wait_s, metavar="SECONDS", help="for the database (0)")
-    parser.add_argument(
-        "--lock-timeout",
-        type=seconds,
-        default=Settings.lock_timeout_s,
-        metavar="SECONDS",
-        help="for a table's lock (5)",
-    )
-    parser.add_argument(
-        "--lock-wait", type=seconds, default=Settings.lock_wait_s, metavar="SECONDS", help="for another run (60)"
-    )
+    for flag, (name, meaning) in _WAITS.items():
+        default = getattr(Settings, name)
+        told = f"{meaning} ({default:g})"
+        parser.add_argument(flag, dest=name, type=seconds, default=default, metavar="SECONDS", help=told)
     parser.add_argument("--allow-edited", action="store_true", help="accept files edited after they were applied")
-    options = parser.parse_intermixed_args(arguments)
-    vars(options).update(_command(parser, options.words))
-    return options
+    flags = vars(parser.parse_intermixed_args(arguments))
+    words = flags.pop("words")
+    try:
+        if words[:1] != ["new"] or len(words) == 1:
+            _work(words)
+    except ValueError:
+        parser.error(f"cannot make out: {' '.join(words)}")
+    return words, flags
 
 
-def _command(parser: argparse.ArgumentParser, words: list[str]) -> dict[str, object]:
-    """What the words ask for; ends in the parser's error if they ask for nothing."""
-    found: dict[str, object] = {"command": words[0] if words else "up"}
-    match words:
-        case [] | ["up" | "status" | "plan"]:
-            pass
-        case ["down"]:
-            found |= {"steps": 1, "to": None}
-        case ["down", number] if _whole(number) and int(number) > 0:
-            found |= {"steps": int(number), "to": None}
-        case ["down", "to", number] if _whole(number):
-            found |= {"steps": 0, "to": int(number)}
-        case ["baseline", number] if _whole(number):
-            found |= {"version": int(number)}
-        case ["new", *rest] if rest:
-            found |= {"words": " ".join(rest)}
-        case _:
-            parser.error(f"cannot make out: {' '.join(words)}")
-    return found
-
-
-def _whole(word: str) -> bool:
-    return word.isascii() and word.isdecimal() and len(word) <= 18
+def _number(word: str) -> int:
+    if not (word.isascii() and word.isdecimal() and len(word) <= 18):
+        raise ValueError
+    return int(word)
 
 
 def seconds(word: str) -> float:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from .judge import File
+from collections.abc import Callable
+
+from .judge import File, unified
+from .report import masked
 from .server import ServerError
 from .statements import split
 
@@ -10,21 +13,33 @@ _ABOVE, _BELOW = 4, 2
 _WIDTH = 160
 
 
-def explain(file: File, error: ServerError) -> str:
-    """`path:line:column: message (SQLSTATE ...)`, then the statement's text and the server's notes.
+def explain(file: File, error: ServerError, hide: Callable[[str], str]) -> str:
+    """`path:line:column: message (SQLSTATE ...)`, then the statement's text and the server's notes, without the secret.
 
     `error.position` counts in the file's text. The first line holds what matters, for logs that show no more.
     """
-    if error.position is None:
-        return "\n".join([f"{file.path}: {error.message} (SQLSTATE {error.sqlstate})", *error.notes])
-    offset = min(error.position - 1, len(file.text))
-    first = f"{file.at(offset)}: {error.message} (SQLSTATE {error.sqlstate})"
-    return "\n".join([first, *_excerpt(file.text, offset), *error.notes])
+    place, excerpt = file.path, list[str]()
+    if error.position is not None:
+        offset = min(error.position - 1, len(file.text))
+        place, excerpt = file.at(offset), _excerpt(hide(file.text), offset)
+    first = f"{place}: {error.message} (SQLSTATE {error.sqlstate})"
+    return masked(hide("\n".join([first, *excerpt, *_notes(error, hide)])))
+
+
+def _notes(error: ServerError, hide: Callable[[str], str]) -> list[str]:
+    diag = error.diag
+    notes = {"DETAIL": diag.message_detail, "HINT": diag.message_hint, "CONTEXT": diag.context}
+    query = []  # what the file's statement ran in turn, and where in it the error is
+    if diag.internal_query:
+        query = ["QUERY:", *_excerpt(hide(diag.internal_query), int(diag.internal_position or 1) - 1)]
+    return query + [f"{label}: {text}" for label, text in notes.items() if text]
 
 
 def _excerpt(text: str, offset: int) -> list[str]:
     """The statement around `offset`, some lines of a long one, with a caret below its line."""
-    start, end = _around(text, offset)
+    text, offset = unified(text), len(unified(text[:offset]))
+    spans = [(each.offset, each.offset + len(each.text)) for each in split(text).statements]
+    start, end = next((span for span in spans if span[0] <= offset <= span[1]), (offset, offset))
     number = text.count("\n", 0, offset)
     lines = text.split("\n")
     first = max(text.count("\n", 0, start), number - _ABOVE)
@@ -35,11 +50,3 @@ def _excerpt(text: str, offset: int) -> list[str]:
     margin = "".join("\t" if character == "\t" else " " for character in lines[number][cut:column])
     shown.insert(number - first + 1, f"       | {margin}^")
     return shown
-
-
-def _around(text: str, offset: int) -> tuple[int, int]:
-    for statement in split(text).statements:
-        end = statement.offset + len(statement.text)
-        if statement.offset <= offset <= end:
-            return statement.offset, end
-    return offset, offset

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,16 @@ from pathlib import Path
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from .errors import Refused
+
+_SURROGATE = re.compile("[\ud800-\udfff]")  # stands for a byte that is not UTF-8
+DEFAULTS = {
+    "POSTGRES_HOST": "postgresql.bizmatters-dev.svc.cluster.local",
+    "POSTGRES_PORT": "5432",
+    "POSTGRES_DB": "langgraph_dev",
+    "POSTGRES_USER": "postgres",
+    "POSTGRES_PASSWORD": "",
+    "MIGRATION_DIR": "migrations",
+}
 
 
 @dataclass(frozen=True)
@@ -21,20 +31,17 @@ class Settings:
     wait_s: float = 0.0
     """For the database to answer, and to come back when it goes away."""
     lock_timeout_s: float = 5.0
-    """How long one statement waits for a table's lock, with everybody else queued behind it."""
+    """How long one statement waits for a table's lock, with everybody else queued behind it; 0 is without end."""
     lock_wait_s: float = 60.0
     """For another run to end."""
     allow_edited: bool = False
 
     @property
     def secret(self) -> str:
-        """The password, which is to appear nowhere."""
-        return str(conninfo_to_dict(self.dsn).get("password") or "")
-
-    @property
-    def public(self) -> list[str]:
-        """The other parts of the address."""
-        return [str(value) for key, value in conninfo_to_dict(self.dsn).items() if key != "password"]
+        """The password, which is to appear nowhere; empty if everybody may read the word anyway."""
+        address = conninfo_to_dict(self.dsn)
+        password = str(address.pop("password", None) or "")
+        return "" if password in map(str, address.values()) else password
 
 
 def settings(environment: Mapping[str, str]) -> Settings:
@@ -43,23 +50,13 @@ def settings(environment: Mapping[str, str]) -> Settings:
     Raises:
         Refused: naming every missing or bad variable.
     """
-    port = environment.get("POSTGRES_PORT") or "5432"
-    wrong = [] if environment.get("POSTGRES_PASSWORD") else ["POSTGRES_PASSWORD is required"]
-    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+    found = {name: environment.get(name) or default for name, default in DEFAULTS.items()}
+    wrong = [f"{name} is not UTF-8" for name, value in found.items() if _SURROGATE.search(value)]
+    wrong += [] if found["POSTGRES_PASSWORD"] else ["POSTGRES_PASSWORD is required"]
+    port = found["POSTGRES_PORT"]
+    if not (port.isascii() and port.isdecimal() and len(port) < 6 and 0 < int(port) < 65536):
         wrong.append("POSTGRES_PORT must be a number from 1 to 65535")
     if wrong:
         raise Refused("; ".join(wrong))
-    dsn = make_conninfo(
-        host=environment.get("POSTGRES_HOST") or "postgresql.bizmatters-dev.svc.cluster.local",
-        port=port,
-        dbname=environment.get("POSTGRES_DB") or "langgraph_dev",
-        user=environment.get("POSTGRES_USER") or "postgres",
-        password=environment["POSTGRES_PASSWORD"],
-        application_name=f"agent-executor-migrate@{socket.gethostname()}",
-    )
-    return Settings(dsn, directory(environment))
-
-
-def directory(environment: Mapping[str, str]) -> Path:
-    """MIGRATION_DIR."""
-    return Path(environment.get("MIGRATION_DIR") or "migrations")
+    host, port, dbname, user, password, place = found.values()
+    return Settings(make_conninfo(host=host, port=port, dbname=dbname, user=user, password=password), Path(place))

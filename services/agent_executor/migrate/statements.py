@@ -12,22 +12,22 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
-# Letters are all but ASCII's others, since PostgreSQL takes every byte above 127 for one.
+# Letters are all but ASCII's others, since PostgreSQL takes every byte above 127 for one. A string goes on after a line
+# end, comments or not, and E'a' stays an E string then.
 _LEXEMES = r"""(?P<space>\s+)
-    | (?P<comment>--[^\n]*)
+    | (?P<comment>--[^\n\r]*)
     | (?P<block>/\*)
-    | (?P<escaped>[eE]'(?:[^'\\]|\\.|''|'\s*\n\s*')*')      # E'a' continued on the next line stays an E string
+    | (?P<escaped>[eE]'(?:[^'\\]|\\.|''|'(?:[ \t\f\v]|--[^\n\r]*)*[\n\r](?:\s|--[^\n\r]*[\n\r])*')*')
     | (?P<string>'(?:[^']|'')*')
     | (?P<quoted>"(?:[^"]|"")*")
     | (?P<dollar>\$(?:[^\x00-@\[-^`{-\x7f][^\x00-/:-@\[-^`{-\x7f]*)?\$)
     | (?P<word>[^\x00-@\[-^`{-\x7f][^\x00-#%-/:-@\[-^`{-\x7f]*)
     | (?P<number>[0-9][A-Za-z0-9_.]*)
+    | (?P<meta>\\[^\n\r]*)
     | (?P<other>.)"""
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
-_META = re.compile(r"\\[^\n]*")
-_COPY_END = re.compile(r"^\\\.[ \t]*$", re.MULTILINE)
 _STRINGS, _STRING = ("string", "escaped"), "''"
-_UNTERMINATED = {"'": "quoted string", '"': "quoted identifier"}
+_OPENING = {"'": "quoted string", '"': "quoted identifier", "dollar": "dollar-quoted string", "block": "/* comment"}
 
 
 class Token(NamedTuple):
@@ -37,132 +37,108 @@ class Token(NamedTuple):
     text: str
     offset: int
 
-
-class Problem(NamedTuple):
-    """What cannot be split, and where."""
-
-    offset: int
-    message: str
+    @property
+    def word(self) -> str:
+        """For comparing: a word in upper case, a string without what is in it."""
+        return _STRING if self.kind in _STRINGS else self.text.upper() if self.kind == "word" else self.text
 
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement without its semicolon: its text, where it begins, and its tokens.
-
-    Among the tokens, words are in upper case and strings are empty.
-    """
+    """One statement without its semicolon: where it begins, its text, its tokens, and their words."""
 
     offset: int
     text: str
-    tokens: tuple[str, ...]
+    tokens: list[Token]
+    words: list[str]
 
     @property
     def sentence(self) -> str:
-        """The tokens with a space on either side of each, for searching."""
-        return f" {' '.join(self.tokens)} "
+        """The words with a space on either side of each, for searching."""
+        return f" {' '.join(self.words)} "
 
 
 @dataclass
 class Script:
-    """What `split` found."""
+    """What `split` found; a problem is an offset and a message."""
 
     statements: list[Statement] = field(default_factory=list)
     comments: list[Token] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, text: str, tokens: list[Token]) -> None:
+        """Note the statement of these tokens, if there are any."""
+        if tokens:
+            start, end = tokens[0].offset, tokens[-1].offset + len(tokens[-1].text)
+            self.statements.append(Statement(start, text[start:end], tokens, [token.word for token in tokens]))
 
 
 def split(text: str) -> Script:
-    """The statements of `text`, its comments outside statements' strings, and what no server would understand."""
+    """The statements of `text`, its comments outside statements' strings, and what no server would understand.
+
+    Ends at the inline data of a COPY, which is no SQL.
+    """
     script = Script()
     tokens: list[Token] = []
-    parentheses = 0
-    for token in _tokens(text, script):
-        if token.text == ";" and parentheses == 0 and not _inside_atomic(tokens):
-            _finish(text, tokens, script)
+    parentheses = atomic = 0
+    for token in _tokens(text):
+        if token.kind == "comment":
+            script.comments.append(token)
+        elif token.kind == "problem":
+            script.problems.append((token.offset, token.text))
+        elif token.text == ";" and parentheses == 0 and atomic == 0:
+            script.add(text, tokens)
+            if tokens and tokens[0].word == "COPY" and "STDIN" in script.statements[-1].words:
+                return script
             tokens = []
-            continue
-        parentheses = max(0, parentheses + {"(": 1, ")": -1}.get(token.text, 0))
-        tokens.append(token)
-    _finish(text, tokens, script)
+        else:
+            parentheses = max(0, parentheses + {"(": 1, ")": -1}.get(token.text, 0))
+            if parentheses == 0:
+                atomic = _atomic(atomic, tokens, token.word)
+            tokens.append(token)
+    script.add(text, tokens)
     return script
 
 
-def _finish(text: str, tokens: list[Token], script: Script) -> None:
-    if tokens:
-        start, last = tokens[0].offset, tokens[-1]
-        words = tuple(_STRING if t.kind in _STRINGS else t.text.upper() if t.kind == "word" else t.text for t in tokens)
-        script.statements.append(Statement(start, text[start : last.offset + len(last.text)], words))
+def _atomic(depth: int, before: list[Token], word: str) -> int:
+    """How deep a function's BEGIN ATOMIC ... END is after `word`. CASE ends with END too."""
+    if word == "ATOMIC" and before and before[-1].word == "BEGIN" and before[0].word == "CREATE":
+        return 1
+    return depth + {"CASE": 1, "END": -1}.get(word, 0) if depth else 0
 
 
 @cache
 def _tokenizer() -> re.Pattern[str]:
     """Compiled when it is needed, which in a run with nothing to do is never."""
-    return re.compile(_LEXEMES, re.VERBOSE | re.DOTALL)
+    return re.compile(_LEXEMES, re.VERBOSE | re.DOTALL | re.ASCII)
 
 
-def _tokens(text: str, script: Script) -> Iterator[Token]:
-    """Tokens of statements; comments and problems go to `script`. COPY's inline data is passed over."""
-    token = _tokenizer()
+def _tokens(text: str) -> Iterator[Token]:
+    """Everything but white space; what cannot be read as a token of kind "problem", whose text says why."""
     at = 0
-    words: list[str] = []  # of the statement under way: the first, and after COPY all
-    while match := token.match(text, at):
+    while match := _tokenizer().match(text, at):
         kind, word, start = str(match.lastgroup), match[0], at
         at = match.end()
-        if kind == "block":
-            at = _end_of_comment(text, at, script, start)
-            script.comments.append(Token("comment", text[start:at], start))
-        elif kind == "comment":
-            script.comments.append(Token(kind, word, start))
-        elif kind == "dollar":
-            end = text.find(word, at)
-            if end < 0:
-                script.problems.append(Problem(start, f"unterminated dollar-quoted string {word}"))
-            at = len(text) if end < 0 else end + len(word)
-            yield Token("string", text[start:at], start)
-        elif word == "\\":
-            line = _META.match(text, start)
-            assert line
-            script.problems.append(Problem(start, f"psql meta-command {line[0].split()[0]}: only SQL can be run"))
-            at = line.end()
-        elif word in _UNTERMINATED:
-            script.problems.append(Problem(start, f"unterminated {_UNTERMINATED[word]}"))
-            at = len(text)
+        if kind == "meta":
+            yield Token("problem", f"psql meta-command {word.split()[0]}: only SQL can be run", start)
+        elif kind in _OPENING or word in _OPENING:
+            at = _end(kind, word, text, at)
+            if at < 0:
+                what = f"{_OPENING.get(word) or _OPENING[kind]}{f' {word}' if kind == 'dollar' else ''}"
+                yield Token("problem", f"unterminated {what}", start)
+                return
+            yield Token("comment" if kind == "block" else "string", text[start:at], start)
         elif kind != "space":
             yield Token(kind, word, start)
-            if word == ";":
-                at = _end_of_data(text, at) if words[:1] == ["COPY"] and "STDIN" in words else at
-                words = []
-            elif kind == "word" and words[:1] in ([], ["COPY"]):
-                words.append(word.upper())
 
 
-def _end_of_data(text: str, at: int) -> int:
-    end = _COPY_END.search(text, at)
-    return end.end() if end else at
-
-
-def _end_of_comment(text: str, at: int, script: Script, start: int) -> int:
-    """Where the block comment that began at `start` ends; comments nest."""
-    depth = 1
-    while depth:
-        edge = _COMMENT_EDGE.search(text, at)
-        if not edge:
-            script.problems.append(Problem(start, "unterminated /* comment"))
-            return len(text)
+def _end(kind: str, word: str, text: str, at: int) -> int:
+    """Where what `word` opens ends, -1 if nowhere. Comments nest."""
+    if kind == "dollar":
+        end = text.find(word, at)
+        return end + len(word) if end >= 0 else -1
+    depth = 1 if kind == "block" else 0
+    while depth and (edge := _COMMENT_EDGE.search(text, at)):
         depth += 1 if edge[0] == "/*" else -1
         at = edge.end()
-    return at
-
-
-def _inside_atomic(tokens: list[Token]) -> bool:
-    """Whether a semicolon here is inside CREATE FUNCTION ... BEGIN ATOMIC ... END. psqlscan.l counts the same way."""
-    words = [token.text.upper() for token in tokens if token.kind == "word"]
-    if words[:1] != ["CREATE"] or not {"FUNCTION", "PROCEDURE"} & set(words[1:4]):
-        return False
-    depth = 0
-    for word in words:
-        if word == "BEGIN" or (word == "CASE" and depth):
-            depth += 1
-        elif word == "END" and depth:
-            depth -= 1
-    return depth > 0
+    return at if kind == "block" and not depth else -1
