@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from llmock.scenarios import Behavior, Fail, Reply, ToolCall
 from llmock.testing import LLMockServer
 
 from tests.definitions import adder
+from tests.integration.fixtures.nats import messages
 from tests.integration.fixtures.postgres import Database
 from tests.integration.fixtures.redis import stored_events
 from tests.integration.fixtures.service import Service, surroundings
@@ -113,3 +115,53 @@ def test_a_refused_key_fails_the_job_at_once(service: Service, model_server: Mod
     assert done["attempt"] == 1
     assert len(model_server.requests) == 1
     assert OPENAI_KEY not in str(done)
+
+
+def impatient() -> dict[str, Any]:
+    """The adder with a provider whose package does not try again by itself."""
+    definition = asking("openai")
+    for node in definition["nodes"]:
+        node["config"]["model"]["max_retries"] = 0
+    return definition
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_an_overloaded_provider_is_asked_again_and_nothing_else_is_repeated(
+    service: Service, model_server: ModelServer, status: int
+) -> None:
+    model_server.script(*TURNS[:2], Fail(status), *TURNS[2:])
+    done = service.run(impatient(), f"overloaded-{status}")
+    assert (done["status"], done["attempt"], done["error"]) == ("completed", 2, None)
+    assert len(model_server.requests) == len(TURNS) + 1
+    events = stored_events(service.environment["REDIS_URL"], f"overloaded-{status}")
+    tools = [each["data"]["name"] for each in events if each["event_type"] == "on_tool_end"]
+    assert tools.count("add_numbers") == 1
+    [warning] = [each["data"] for each in events if each["event_type"] == "warning"]
+    assert warning["about"] == "retry"
+    assert warning["message"].startswith("attempt 1 of 3 failed, and the job is tried again: ")
+
+
+def test_while_it_waits_for_its_next_try_a_job_says_why_and_when(service: Service, model_server: ModelServer) -> None:
+    model_server.script(Fail(503), Fail(503), *TURNS)
+    service.submit(impatient(), "waiting")
+    service.until(lambda: service.job("waiting")["error"], "the job does not fail")
+    waiting = service.job("waiting")
+    assert (waiting["status"], waiting["attempt"]) == ("queued", 1)
+    assert waiting["due_at"] > waiting["updated_at"]
+    assert service.ended("waiting")["attempt"] == 3
+
+
+async def test_a_provider_that_stays_overloaded_fails_the_job_for_good(
+    service: Service, model_server: ModelServer
+) -> None:
+    model_server.script(Fail(503), Fail(503), Fail(503))
+    done = await asyncio.to_thread(service.run, impatient(), "given-up")
+    assert (done["status"], done["attempt"]) == ("failed", 3)
+    assert len(model_server.requests) == 3
+    [(dead, headers)] = await messages(service.environment["NATS_URL"], "AGENT_DEAD", "agent.dead.attempts", "given-up")
+    assert dead["data"]["agent_definition"] == impatient()
+    assert "503" in headers["Agent-Error"]
+    model_server.script(*TURNS)
+    assert service.http.post("/v1/jobs/given-up/redrive").status_code == 202
+    again = await asyncio.to_thread(service.ended, "given-up")
+    assert (again["status"], again["attempt"]) == ("completed", 1)

@@ -1,0 +1,110 @@
+"""The fenced saver beside LangGraph's own, each over one pool: the same small graph, one at a time and many."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.graph import END, START, StateGraph
+
+from agent_executor import database, job, migrate
+from agent_executor.checkpoints import Saver
+from agent_executor.database import Pool
+from agent_executor.ledger import Ledger
+from tests.bench.figures import Figure, compared, side_by_side, timed
+from tests.definitions import DATA
+from tier3.stack import Postgres
+
+MIGRATIONS = Path(__file__).parents[2] / "migrations"
+NODES, JOBS, AT_ONCE = 3, 40, 8
+RUNS = 9
+MOST = 1.15
+
+
+class State(TypedDict):
+    """A list that every node adds to."""
+
+    items: Annotated[list[str], operator.add]
+
+
+def measure(server: Postgres) -> list[Figure]:
+    """Every figure of the saver."""
+    dsn = server.create_database("bench_checkpoints")
+    migrate.up(migrate.Settings(dsn, MIGRATIONS))
+    with_schema = f"{dsn}?options=-csearch_path%3Dagent_executor"
+    loop = asyncio.new_event_loop()
+    pool = database.pool(with_schema, 16)
+    loop.run_until_complete(_opened(pool))
+    graph = _graph()
+
+    def many(saver_of: Callable[[Any], Any], at_once: int) -> Callable[[], float]:
+        def run() -> float:
+            claims = loop.run_until_complete(_claims(pool))
+            return timed(lambda: loop.run_until_complete(_all(graph, saver_of, claims, at_once)))
+
+        return run
+
+    def ours(claim: Any) -> Saver:
+        return Saver(pool, claim.job_id, claim.fence)
+
+    def stock(claim: Any) -> AsyncPostgresSaver:
+        return AsyncPostgresSaver(pool)
+
+    contenders = {
+        f"{name} {at_once}": many(saver_of, at_once)
+        for at_once in (1, AT_ONCE)
+        for name, saver_of in (("stock", stock), ("ours", ours))
+    }
+    found = side_by_side(contenders, RUNS)
+    loop.run_until_complete(pool.close())
+    loop.close()
+    what = f"{JOBS} runs of {NODES} nodes"
+    figures = []
+    for at_once in (1, AT_ONCE):
+        label = f"{what}, {at_once} at once"
+        figures.append(Figure(f"{label}, LangGraph's saver", found[f"stock {at_once}"]))
+        ours_ms, stock_ms = found[f"ours {at_once}"], found[f"stock {at_once}"]
+        figures.append(compared(f"{label}, the fenced saver", ours_ms, stock_ms, "LangGraph's", MOST))
+    return figures
+
+
+def _graph() -> Any:
+    def node(state: State) -> State:
+        return {"items": ["x"]}
+
+    builder = StateGraph(State)
+    names = [f"n{number}" for number in range(NODES)]
+    for name in names:
+        builder.add_node(name, node)
+    for before, after in zip([START, *names], [*names, END], strict=True):
+        builder.add_edge(before, after)
+    return builder.compile()
+
+
+async def _opened(pool: Pool) -> None:
+    await pool.open(wait=True)
+
+
+async def _claims(pool: Pool) -> list[Any]:
+    ledger = Ledger(pool, lease_s=3600)
+    for _ in range(JOBS):
+        await ledger.accept(job.from_json(DATA | {"job_id": uuid.uuid4().hex}))
+    return await ledger.claim(uuid.uuid4().hex, JOBS)
+
+
+async def _all(graph: Any, saver_of: Callable[[Any], Any], claims: list[Any], at_once: int) -> None:
+    slots = asyncio.Semaphore(at_once)
+
+    async def one(claim: Any) -> None:
+        async with slots:
+            bound = graph.copy({"checkpointer": saver_of(claim)})
+            config = {"configurable": {"thread_id": claim.job_id}}
+            await bound.ainvoke({"items": []}, config, durability="sync")
+
+    running: list[Awaitable[None]] = [one(claim) for claim in claims]
+    await asyncio.gather(*running)
