@@ -68,7 +68,9 @@ def test_every_answer_has_a_schema_errors_included(service: Service) -> None:
         "/ready",
         "/v1/jobs",
         "/v1/jobs/{job_id}",
+        "/v1/jobs/{job_id}/cancel",
         "/v1/jobs/{job_id}/events",
+        "/v1/jobs/{job_id}/redrive",
     }
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
