@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import Context
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +120,8 @@ def _drain_on_signals(app: FastAPI, opening: asyncio.Task[None]) -> Any:
             pass_on(number, frame)
             return
         app.state.draining = True
-        loop.call_soon_threadsafe(lambda: draining.add(loop.create_task(drain(number))))
+        # A context of its own: the handler runs in the middle of some task, and would log with that task's job id.
+        loop.call_soon_threadsafe(lambda: draining.add(loop.create_task(drain(number))), context=Context())
 
     for number in previous:
         signal.signal(number, on_signal)

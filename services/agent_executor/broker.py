@@ -47,6 +47,7 @@ class Broker:
         self.stream = stream
         self.consumer = consumer
         self.ready = asyncio.Event()
+        self._back = asyncio.Event()
         self._client: Client | None = None
 
     @property
@@ -66,18 +67,21 @@ class Broker:
         return self.client.jetstream(timeout=5)
 
     async def run(self) -> None:
-        """Connect and prepare, trying until it works."""
-        while not self.ready.is_set():
+        """Connect and prepare, trying until it works; again after each reconnect, since a server may lose its data."""
+        while True:
+            self._back.clear()
             try:
                 if self._client is None:
                     self._client = await self._connect()
                 await self._prepare()
-                self.ready.set()
-                self.on_ready()
-                log.info("nats_ready", stream=self.stream, consumer=self.consumer)
             except _AWAY as error:
                 log.warning("nats_unavailable", error=type(error).__name__, reason=str(error))
                 await asyncio.sleep(_RETRY_S)
+                continue
+            self.ready.set()
+            self.on_ready()
+            log.info("nats_ready", stream=self.stream, consumer=self.consumer)
+            await self._back.wait()
 
     async def repair(self) -> None:
         """Make again what somebody deleted, or what a NATS that lost its data no longer has."""
@@ -106,7 +110,7 @@ class Broker:
 
         async def on_reconnect() -> None:
             await on_event("reconnected")
-            self.on_ready()
+            self._back.set()
 
         return await nats.connect(
             self._url.split(","),

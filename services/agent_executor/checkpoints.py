@@ -35,7 +35,7 @@ from psycopg.types.json import Jsonb
 
 from . import database, sql
 from .database import Pool, persistently
-from .errors import LeaseLost
+from .errors import LeaseLost, Stopped
 
 SQL = sql.load("checkpoints.sql")
 _BYTES_A_SECOND = 2**20  # what the slowest database we wait for takes in
@@ -86,7 +86,7 @@ class Saver(AsyncPostgresSaver):
         place = config["configurable"]
         thread_id, namespace, parent_id = place["thread_id"], place["checkpoint_ns"], place.get("checkpoint_id")
         if parent_id is not None:
-            await asyncio.gather(*self._writing.pop((namespace, parent_id), ()))
+            await _all_done(self._writing.pop((namespace, parent_id), ()))
         inline, large = _split(checkpoint["channel_values"])
         versions = {channel: version for channel, version in new_versions.items() if channel in large}
         blobs = self._dump_blobs(thread_id, namespace, large, versions)
@@ -125,7 +125,7 @@ class Saver(AsyncPostgresSaver):
                 **_columns([row[4:] for row in rows], (None, "indexes", "channels", "types", "blobs")),
             )
         except BaseException as error:
-            written.set_exception(error if isinstance(error, Exception) else LeaseLost("the write was cancelled"))
+            written.set_exception(error if isinstance(error, Exception) else Stopped("the write was cancelled"))
             written.exception()  # whoever waits is told; nobody has to
             raise
         written.set_result(None)
@@ -147,6 +147,14 @@ class Saver(AsyncPostgresSaver):
             async with super()._cursor(pipeline=pipeline) as cursor:
                 with database.severed_after(cursor.connection, database.LIMIT_S):
                     yield cursor
+
+
+async def _all_done(writes: Sequence[asyncio.Future[None]]) -> None:
+    """Wait for writes, and raise what one of them raised. Not `gather`, which cancels them when it is cancelled."""
+    if writes:
+        await asyncio.wait(writes)
+        for written in writes:
+            written.result()
 
 
 def _continue_after(checkpoint_id: str) -> None:

@@ -12,7 +12,7 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -33,6 +33,10 @@ LIMIT_S = 8.0
 _WAIT_S = 5.0
 _CHECK_S = 2.0
 _CONNECT_S = 3
+_SETTLE_S = 2.0
+_READ_ONLY = (b"default_transaction_read_only", b"in_hot_standby")
+
+_busy: set[psycopg.BaseConnection[Any]] = set()
 
 
 def pool(dsn: str, max_size: int) -> Pool:
@@ -55,14 +59,14 @@ def pool(dsn: str, max_size: int) -> Pool:
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Raise Unavailable for an outage of PostgreSQL, or for a database that was never migrated."""
+    """Raise Unavailable for an outage of PostgreSQL, one that is read-only included, or a database not yet migrated."""
     try:
         yield
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.InvalidSchemaName):
         raise Unavailable("the database lacks tables or columns: apply the migrations") from None
     except psycopg.errors.ProgramLimitExceeded:  # an OperationalError by name: what the job wrote is too large
         raise
-    except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed) as error:
+    except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError, PoolTimeout, PoolClosed) as error:
         metrics.db_connection_errors.inc()
         raise Unavailable(f"the database does not answer: {type(error).__name__}") from None
 
@@ -80,10 +84,27 @@ async def connection(pool: Pool, limit_s: float = LIMIT_S) -> AsyncIterator[Asyn
 def severed_after(connection: AsyncConnection[Any], limit_s: float) -> Iterator[None]:
     """Sever the connection if the block takes longer."""
     timer = asyncio.get_running_loop().call_later(limit_s, _sever, connection)
+    _busy.add(connection)
     try:
         yield
     finally:
+        _busy.discard(connection)
         timer.cancel()
+
+
+async def settled(cancelled: Collection[asyncio.Task[Any]]) -> None:
+    """Wait for tasks that were cancelled, at most twice `_SETTLE_S`.
+
+    What waits for a server that is away would take longer, since psycopg asks it to cancel first; so its connections
+    are severed half way.
+    """
+    if not cancelled:
+        return
+    _, pending = await asyncio.wait(cancelled, timeout=_SETTLE_S)
+    if pending:
+        for connection in list(_busy):
+            _sever(connection)
+        await asyncio.wait(pending, timeout=_SETTLE_S)
 
 
 @contextmanager
@@ -109,8 +130,11 @@ async def persistently(call: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _check(connection: AsyncConnection[DictRow]) -> None:
+    """Whether it still answers, and may write: a server that was demoted is none of ours."""
     with severed_after(connection, _CHECK_S):
         await AsyncConnectionPool.check_connection(connection)
+    if b"on" in (connection.pgconn.parameter_status(name) for name in _READ_ONLY):
+        raise psycopg.OperationalError("the session is read-only")
 
 
 def _sever(connection: psycopg.BaseConnection[Any]) -> None:

@@ -54,7 +54,7 @@ class Unavailable(AgentExecutorError):
 
 
 class LeaseLost(AgentExecutorError):
-    """Another worker owns the job now; what this one was doing must leave no trace."""
+    """The claim no longer holds: another worker has the job, or it has ended. Nothing may be written under it."""
 
 
 class Stopped(AgentExecutorError):

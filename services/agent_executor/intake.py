@@ -116,11 +116,12 @@ class Intake:
             try:
                 await self._broker.js.publish(f"{DEAD_SUBJECT}{reason}", message.data, headers=_one_line(headers))
             except MaxPayloadError:  # it fitted without our headers
-                await self._broker.js.publish(f"{DEAD_SUBJECT}{reason}", message.data)
+                await self._broker.js.publish(f"{DEAD_SUBJECT}{reason}", message.data, headers=msg_id)
             await self._announce(message.data, error)
             await message.term()
         except (NatsError, APIError, Unavailable, OSError, TimeoutError) as failure:
             log.warning("message_put_back", error=type(failure).__name__)
+            await self._broker.repair()  # AGENT_DEAD may have been deleted
             await self._put_back(message)
 
     async def _announce(self, data: bytes, error: AgentExecutorError) -> None:

@@ -84,10 +84,15 @@ class Leases:
     def _run(self) -> None:
         due = time.monotonic()
         while not self._stopped:
-            if time.monotonic() >= due or self._now.is_set():
-                self._now.clear()
-                due = time.monotonic() + (self._lease_s / 3 if self._renew() else _AGAIN_S)
-            self._give_up()
+            try:
+                if time.monotonic() >= due or self._now.is_set():
+                    self._now.clear()
+                    due = time.monotonic() + (self._lease_s / 3 if self._renew() else _AGAIN_S)
+                self._give_up()
+            except Exception:  # this thread may not end: nobody would notice, and every job would be lost
+                log.exception("leases_failed")
+                self.failed_at = time.monotonic()
+                self._disconnect()
             self._now.wait(_LOOK_S)
         self._disconnect()
 
@@ -97,9 +102,11 @@ class Leases:
         if not held:
             return True
         asked_at = time.monotonic()
-        soonest = min(each.until for each in held) - self._margin_s
+        left_s = min(each.until for each in held) - self._margin_s - asked_at
+        if self._connection is None and left_s < _PATIENCE_S:
+            return False  # connecting could take until after the lease is to be given up
         try:
-            mine = self._ask([each.claim for each in held], min(_PATIENCE_S, max(_LOOK_S, soonest - asked_at)))
+            mine = self._ask([each.claim for each in held], min(_PATIENCE_S, max(_LOOK_S, left_s)))
         except psycopg.Error as error:
             self.failed_at = time.monotonic()
             metrics.db_connection_errors.inc()
@@ -107,19 +114,19 @@ class Leases:
             self._disconnect()
             return False
         for each in held:
-            if each.claim.job_id in mine:
+            if (each.claim.job_id, each.claim.fence) in mine:
                 each.until = asked_at + self._lease_s
             else:
                 self._lose(each, "somebody else has the job, or it has ended")
         return True
 
-    def _ask(self, claims: list[Claim], limit_s: float) -> set[str]:
+    def _ask(self, claims: list[Claim], limit_s: float) -> set[tuple[str, int]]:
         if self._connection is None:
             self._connection = psycopg.connect(self._dsn, autocommit=True, row_factory=dict_row, connect_timeout=2)
         held = {"job_ids": [claim.job_id for claim in claims], "fences": [claim.fence for claim in claims]}
         with thread_severed_after(self._connection, limit_s):
             rows = self._connection.execute(SQL["renew"], {"lease_s": self._lease_s, **held}).fetchall()
-        return {row["job_id"] for row in rows}
+        return {(row["job_id"], row["fence"]) for row in rows}
 
     def _give_up(self) -> None:
         with self._lock:

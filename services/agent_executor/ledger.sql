@@ -21,7 +21,8 @@ select pg_notify('agent_executor_queued', '');
 -- name: claim
 -- Up to `slots` jobs: those whose worker fell silent, then those that are due, longest first. The fence grows with every
 -- claim. An attempt is counted, unless the lease ran out through no fault of the job: PostgreSQL was started since it was
--- last renewed, or it is our own from a claim or a release whose answer was lost (`held` are those that we know of).
+-- last renewed, or it is our own from a claim or a release whose answer was lost. `held` are those that we know of, and
+-- perhaps still stop: they are not for us.
 with silent as (
     select job_id, lease_owner = %(owner)s
         or pg_postmaster_start_time() > lease_until - make_interval(secs => %(lease_s)s) as excused
@@ -38,7 +39,7 @@ with silent as (
 ), waiting as (
     select job_id, false as excused
     from jobs
-    where status = 'queued' and due_at <= now()
+    where status = 'queued' and due_at <= now() and job_id <> all(%(held)s::text[])
     order by due_at
     limit %(slots)s - (select count(*) from silent)
     for update skip locked

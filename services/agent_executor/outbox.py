@@ -13,8 +13,7 @@ from typing import Any
 
 import httpx
 import structlog
-from nats.errors import Error as NatsError
-from nats.js.errors import APIError
+from nats.js.errors import NoStreamResponseError
 from psycopg.rows import DictRow
 
 from . import crash, database, sql, strict_json, tracing
@@ -53,11 +52,20 @@ class Outbox:
         self._can_deliver = can_deliver
         self.on_delivered: Callable[[set[str]], Awaitable[None]] | None = None
         self.due = asyncio.Event()
+        self._hurried = False
+
+    def hurry(self) -> None:
+        """The receiver is back: try everything now that was put off."""
+        self._hurried = True
+        self.due.set()
 
     async def run(self) -> None:
         """Deliver until cancelled."""
         while True:
             try:
+                if self._hurried:
+                    await self._rows("hurry", target=self._target)
+                    self._hurried = False
                 while await self.flush():
                     pass
             except Unavailable as error:
@@ -91,7 +99,7 @@ class Outbox:
             with tracing.span("deliver result", row["event"].get("traceparent"), target=self._target):
                 async with asyncio.timeout(_TIMEOUT_S):
                     await self._deliver(row["msg_id"], row["subject"], row["event"])
-        except (NatsError, APIError, httpx.HTTPError, OSError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - one that cannot be delivered must hold up no other
             log.warning("delivery_failed", target=self._target, msg_id=row["msg_id"], error=type(error).__name__)
             return False
         return True
@@ -108,7 +116,11 @@ def to_nats(broker: Broker) -> Deliver:
         body = strict_json.dumps(event)
         if len(body) > broker.client.max_payload - _HEADERS_BYTES:
             body = strict_json.dumps(by_reference(event))
-        await broker.js.publish(subject, body, headers=_headers(msg_id, event))
+        try:
+            await broker.js.publish(subject, body, headers=_headers(msg_id, event))
+        except NoStreamResponseError:  # somebody deleted it; the next try finds it again
+            await broker.repair()
+            raise
 
     return deliver
 

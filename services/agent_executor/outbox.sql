@@ -13,6 +13,10 @@ where id in (
 )
 returning id, job_id, msg_id, subject, event;
 
+-- name: hurry
+-- Make everything due that waits for another try. What is under way elsewhere may be delivered twice, under one id.
+update outbox set due_at = now() where target = %(target)s and published_at is null and due_at > now();
+
 -- name: published
 update outbox set published_at = now() where id = any(%(ids)s);
 

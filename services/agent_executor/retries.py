@@ -1,7 +1,7 @@
 """Which failures of a run may pass when it is tried again.
 
-Owns the distinction. What a provider or a network did may pass: timeouts, lost connections, 429 and 5xx. What lies in
-the definition, in a request that a provider refuses (other 4xx) or in a tool's own code does not.
+Owns the distinction. What a provider or a network did may pass: timeouts, lost connections, 429 and 5xx, also where a
+tool meets them. What lies in the definition, in a request that is refused (other 4xx) or in a tool's own code does not.
 """
 
 from __future__ import annotations

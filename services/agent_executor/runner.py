@@ -57,7 +57,7 @@ class Runner:
         """
         try:
             return Outcome(Status.COMPLETED, result=await self._run(claim, channel, control))
-        except (Unavailable, LeaseLost):
+        except (Unavailable, LeaseLost, Stopped):
             raise
         except GraphDrained:
             raise Stopped(f"job {claim.job_id} stopped at a checkpoint") from None

@@ -9,13 +9,13 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any
 
 import httpx
 import structlog
 
 from . import crash, database, health, ledger, stream, tracing
 from .broker import Broker
+from .errors import Unavailable
 from .event_stream import Streams
 from .health import Phase
 from .intake import Intake
@@ -32,6 +32,7 @@ from .worker import Worker, announce
 
 _FLUSH_S = 1.0
 _RESTART_S = 1.0
+_REPEAT_AFTER_S = 3.0
 
 log = structlog.get_logger()
 
@@ -44,6 +45,8 @@ class Service:
         self.phase = Phase.STARTING
         self.streams = Streams()
         self._resources = AsyncExitStack()
+        self._parts: list[asyncio.Task[None]] = []
+        self._later: set[asyncio.Task[None]] = set()
         _remember_secrets(settings)
         dsn = settings.dsn()
         self.pool = database.pool(dsn, settings.postgres_pool_size)
@@ -67,7 +70,7 @@ class Service:
         self._http = httpx.AsyncClient(timeout=5)
         self._outboxes = [Outbox(self.pool, "nats", to_nats(self._broker), lambda: self._broker.connected)]
         self._outboxes[0].on_delivered = self._repeat_endings
-        self._broker.on_ready = self._outboxes[0].due.set
+        self._broker.on_ready = self._outboxes[0].hurry
         if settings.k_sink is not None:
             self._outboxes.append(Outbox(self.pool, "sink", to_sink(self._http, settings.k_sink)))
         self._intake = Intake(self._broker, self.ledger, max_body_bytes=settings.max_body_bytes)
@@ -101,6 +104,7 @@ class Service:
         opened.push_async_callback(self.events.aclose)
         opened.push_async_callback(self._http.aclose)
         opened.push_async_callback(self._broker.close)
+        opened.push_async_callback(self._end_parts)
         for run in (self.listener.run, self._publisher.run, self._broker.run, *(box.run for box in self._outboxes)):
             self._keep(run)
         opened.push_async_callback(asyncio.to_thread, self._leases.stop)
@@ -113,7 +117,7 @@ class Service:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        """Close in reverse: ways in, worker, ways out, database."""
+        """Close in reverse: all that works, then the connections it used."""
         await self._resources.aclose()
 
     async def drain(self) -> None:
@@ -153,9 +157,21 @@ class Service:
         announce(channel, ended.outcome)
 
     async def _repeat_endings(self, job_ids: set[str]) -> None:
-        """Send the last events of jobs again: their worker may have died before it did. Redis keeps each once."""
-        for ended in await self.ledger.endings(job_ids):
-            self._announce(ended)
+        """Send the last events of jobs again, later: their worker may have died before it did.
+
+        Redis keeps each once. Not at once, because it would refuse what a worker that lives has still to send.
+        """
+        task = asyncio.create_task(self._endings(job_ids))
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    async def _endings(self, job_ids: set[str]) -> None:
+        await asyncio.sleep(_REPEAT_AFTER_S)
+        try:
+            for ended in await self.ledger.endings(job_ids):
+                self._announce(ended)
+        except Unavailable as error:
+            log.warning("endings_lost", error=str(error))
 
     async def forget_events(self, job_id: str) -> None:
         """Drop the events of a job that runs again. Best effort, like all that concerns events."""
@@ -195,8 +211,14 @@ class Service:
 
     def _keep(self, run: Callable[[], Awaitable[None]]) -> None:
         """Run a part for as long as the service is open, whatever happens to it."""
-        task = asyncio.create_task(_kept(run), name=run.__qualname__)
-        self._resources.push_async_callback(_cancelled, task)
+        self._parts.append(asyncio.create_task(_kept(run), name=run.__qualname__))
+
+    async def _end_parts(self) -> None:
+        """All at once: one that waits for a server that is away holds up no other."""
+        tasks = [*self._parts, *self._later]
+        for task in tasks:
+            task.cancel()
+        await database.settled(tasks)
 
 
 def _remember_secrets(settings: Settings) -> None:
@@ -223,11 +245,6 @@ async def _kept(run: Callable[[], Awaitable[None]]) -> None:
         except Exception:
             log.exception("part_failed", part=run.__qualname__)
             await asyncio.sleep(_RESTART_S)
-
-
-async def _cancelled(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
 
 
 async def _deliver(box: Outbox) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .crash import Point
@@ -25,8 +25,14 @@ _SESSION = " ".join(
         "tcp_keepalives_idle": 5,
         "tcp_keepalives_interval": 2,
         "tcp_keepalives_count": 3,
+        "tcp_user_timeout": "5s",
     }.items()
 )
+
+
+def _http_url(text: str) -> str:
+    TypeAdapter(HttpUrl).validate_python(text)
+    return text
 
 
 class Settings(BaseSettings):
@@ -46,7 +52,7 @@ class Settings(BaseSettings):
     )
     nats_stream_name: str = Field("AGENT_EXECUTION", description="stream that jobs arrive on")
     nats_consumer_group: str = Field("agent-executor-workers", description="durable consumer that all workers share")
-    k_sink: str | None = Field(
+    k_sink: Annotated[str, AfterValidator(_http_url)] | None = Field(
         None, description="URL that results are POSTed to as well (set by a Knative SinkBinding)"
     )
 
@@ -90,6 +96,7 @@ class Settings(BaseSettings):
             keepalives_interval=2,
             keepalives_count=3,
             tcp_user_timeout=5000,
+            target_session_attrs="read-write",
         )
 
 

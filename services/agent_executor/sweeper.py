@@ -57,8 +57,8 @@ class Sweeper:
         metrics.jobs_waiting.set(jobs)
         metrics.results_waiting.set(results)
         if time.monotonic() >= self._expire_at:
-            await self._expire()
             self._expire_at = time.monotonic() + _EXPIRE_EVERY_S
+            await self._expire()
 
     async def _expire(self) -> None:
         total = 0

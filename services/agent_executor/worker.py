@@ -12,13 +12,14 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
 
 from . import crash, metrics, tracing
-from .database import persistently
+from .database import persistently, settled
 from .errors import LeaseLost, Stopped, Unavailable
 from .job import Outcome, Status
 from .leases import Leases
@@ -28,6 +29,7 @@ from .stream import Channel, Publisher
 
 _RETRY_S = 1.0
 _STOPPING_S = 5.0
+_CLAIM_S = 2.0
 _BUG = Outcome(
     Status.FAILED,
     error={"message": "an unexpected error; the service's log has it", "type": "InternalError", "stack_trace": ""},
@@ -88,6 +90,7 @@ class Worker:
         self._slots = slots
         self._running: dict[asyncio.Task[None], _Run] = {}
         self._draining = False
+        self._is_drained = False
         self._claiming = asyncio.Lock()
         self._blind_until = 0.0
 
@@ -106,8 +109,11 @@ class Worker:
         """
         self._draining = True
         self._queued.set()
-        async with self._claiming:  # a claim that is under way makes its jobs ours
-            tasks = list(self._running)
+        with suppress(TimeoutError):  # a claim that is under way makes its jobs ours; without PostgreSQL it takes long
+            async with asyncio.timeout(_CLAIM_S), self._claiming:
+                pass
+        self._is_drained = True
+        tasks = list(self._running)
         if not tasks:
             return
         stopping_s = min(_STOPPING_S, grace_s / 3)
@@ -118,8 +124,7 @@ class Worker:
             _, unfinished = await asyncio.wait(unfinished, timeout=stopping_s)
         for task in unfinished:
             task.cancel()
-        if unfinished:
-            await asyncio.wait(unfinished)
+        await settled(unfinished)
 
     def on_finished_somewhere(self, job_id: str) -> None:
         """A job has ended, perhaps one that runs here and was cancelled elsewhere."""
@@ -145,7 +150,10 @@ class Worker:
             log.warning("claim_failed", error=str(error))
             return
         for claim in claims:
-            self._start(claim, asked_at)
+            if self._is_drained:
+                await self._release(claim)
+            else:
+                self._start(claim, asked_at)
         metrics.jobs_running.set(len(self._running))
 
     def _start(self, claim: Claim, asked_at: float) -> None:

@@ -100,6 +100,27 @@ def test_a_crash_in_any_node_repeats_no_other(
     assert journal.started("job", step) == 2
 
 
+def test_a_crash_in_a_specialist_with_parallel_calls_repeats_only_what_was_in_flight(
+    start_service: Starter, journal: Journal, database: Database
+) -> None:
+    journal.hold(3)
+    first = nats_ready(start_service(LEASE_S=LEASE_S))
+    send(first, journal.parallel("job"), 1)
+    first.until(lambda: [each.word for each in journal.lines()].count("end") == 2, "two steps do not end")
+    first.until(lambda: journal.started("job", 3), "the third step does not start")
+    writes = "select count(*) from checkpoint_writes where channel = 'messages' and checkpoint_ns <> ''"
+    first.until(lambda: rows(database, writes)[0][0] >= 3, "what the two wrote is not committed")
+    first.stop(signal.SIGKILL)
+    journal.let_go(3)
+    second = start_service(LEASE_S=LEASE_S)
+    ended(database, ["job"])
+    delivered(database)
+    assert [journal.started("job", number) for number in (1, 2, 3)] == [1, 1, 2]
+    keys = {(each.number, each.key) for each in journal.lines()}
+    assert len(keys) == 3, "a repeated call has another key"
+    assert second.environment["NATS_URL"]
+
+
 def test_a_request_for_a_finished_job_is_answered_again_and_runs_nothing(
     start_service: Starter, journal: Journal, database: Database
 ) -> None:
@@ -168,4 +189,7 @@ def test_a_job_that_kills_its_worker_is_failed_and_can_be_redriven(
     done = last.ended("job")
     assert (done["status"], done["attempt"]) == ("completed", 1)
     assert journal.started("job", 1) == 4
+    events = last.http.get("/v1/jobs/job/events").text
+    assert events.count("event: end") == 1
+    assert events.rstrip().rpartition("\n")[2].startswith('data: {"event_type":"end","data":{"status":"completed"}')
     assert acked(last)

@@ -14,10 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.definitions import event
 from tests.faults.conftest import Figure
-from tests.faults.fixtures.journal import Journal, check, delivered, ended
+from tests.faults.fixtures.journal import Journal, check, delivered, ended, outcomes
 from tests.faults.fixtures.proxy import Proxy
 from tests.integration.fixtures.migrations import rows, until
-from tests.integration.fixtures.nats import publish
+from tests.integration.fixtures.nats import jetstream, messages, publish
 from tests.integration.fixtures.postgres import Database
 from tests.integration.fixtures.service import Service, Starter
 from tier3.stack import Nats, Postgres
@@ -41,6 +41,10 @@ def metric(service: Service, name: str) -> float:
 def logged(service: Service, name: str) -> None:
     """Wait for a log event."""
     service.until(lambda: f'"event": "{name}"' in service.log.read_text(), f"no {name} in the log")
+
+
+def _past(moment: float) -> bool:
+    return time.monotonic() > moment
 
 
 def attempts(database: Database) -> set[int]:
@@ -86,11 +90,63 @@ def test_an_outage_longer_than_all_leases_costs_no_attempt(
     assert attempts(own_postgres) == {1}
 
 
+def test_a_postgres_that_is_read_only_for_a_while_fails_no_job(
+    start_service: Starter, journal: Journal, database: Database
+) -> None:
+    """As in a failover."""
+    service = start_service().ready()
+    submit(service, journal, 0.1)
+    for _ in range(4):
+        service.until(lambda: any(journal.started(job_id, 1) for job_id in JOBS), "the jobs do not start")
+        for state in ("on", "off"):
+            rows(database, f"alter system set default_transaction_read_only = {state}")
+            rows(database, "select pg_reload_conf()")
+            until(partial(_past, time.monotonic() + 0.3), "time stands still")
+    ended(database, JOBS)
+    delivered(database)
+    check(journal, database, service.environment["NATS_URL"], JOBS)
+
+
+@pytest.mark.parametrize("how", ["cut", "blackhole"])
+def test_a_process_without_postgres_can_still_be_asked_to_go(
+    postgres_proxy: Proxy, start_service: Starter, journal: Journal, figure: Figure, how: str
+) -> None:
+    service = start_service(SHUTDOWN_GRACE_S="1").ready()
+    journal.hold(1)
+    service.submit(journal.job("job"), "job")
+    service.until(lambda: journal.started("job", 1), "the job does not start")
+    getattr(postgres_proxy, how)()
+    journal.let_go(1)  # and so writes, in vain
+    asked_at = time.monotonic()
+    service.stop()
+    figure(f"SIGTERM with PostgreSQL {how}: ends after, s (grace 1 s)", f"{time.monotonic() - asked_at:.1f}")
+
+
+def test_a_stream_that_somebody_deletes_is_made_again(
+    own_nats: Nats, start_service: Starter, journal: Journal, database: Database
+) -> None:
+    service = start_service().ready()
+    service.run(journal.job("before"), "before")
+    delivered(database)
+
+    async def delete() -> None:
+        async with jetstream(own_nats.url) as js:
+            await js.delete_stream("AGENT_STATUS")
+            await js.delete_stream("AGENT_DEAD")
+
+    asyncio.run(delete())
+    service.run(journal.job("after"), "after")
+    asyncio.run(publish(own_nats.url, {"data": "nothing"}))
+    delivered(database)
+    asyncio.run(messages(own_nats.url, "AGENT_DEAD", "agent.dead.invalid", "nothing"))
+    assert set(outcomes(own_nats.url)) == {"after"}
+
+
 @pytest.mark.parametrize("how", ["cut", "blackhole"])
 def test_postgres_cut_off_is_noticed_and_fails_no_job(
     postgres_proxy: Proxy, start_service: Starter, journal: Journal, database: Database, figure: Figure, how: str
 ) -> None:
-    service = start_service(LEASE_S="3").ready()
+    service = start_service().ready()
     submit(service, journal, 0.2)
     service.until(lambda: journal.started(JOBS[0], 1), "the jobs do not start")
     cut_at = time.monotonic()
@@ -98,7 +154,7 @@ def test_postgres_cut_off_is_noticed_and_fails_no_job(
     service.until(lambda: "lease_lost" in service.log.read_text(), "the leases are not given up")
     noticed = time.monotonic() - cut_at
     service.until(lambda: service.http.get("/ready").status_code == 503, "the process stays ready")
-    figure(f"PostgreSQL {how}: runs are stopped after, s (lease 3 s)", f"{noticed:.1f}")
+    figure(f"PostgreSQL {how}: runs are stopped after, s (lease 9 s)", f"{noticed:.1f}")
     service.until(lambda: "release_failed" in service.log.read_text(), "the jobs are not given back")
     figure(f"PostgreSQL {how}: pool gives up after, s", f"{time.monotonic() - cut_at:.1f}")
     postgres_proxy.heal()
@@ -224,9 +280,9 @@ def test_writes_and_publishes_that_fail_after_they_took_effect(
     database: Database,
     figure: Figure,
 ) -> None:
-    """One answer in ten is lost, with its connection, when it says that something was written or published."""
+    """One answer in ten is lost, with its connection, when it may say that something was written or published."""
     workers = [start_service(LEASE_S="3", MAX_ATTEMPTS="3").ready() for _ in range(2)]
-    postgres_proxy.tears = one_in_ten((b"INSERT 0 ", b"UPDATE ", b"DELETE "))
+    postgres_proxy.tears = one_in_ten((b"INSERT 0 ", b"UPDATE ", b"DELETE ", b"SELECT 1\0", b"COMMIT\0"))
     nats_proxy.tears = one_in_ten((b'"stream":"AGENT_STATUS"',))
     for job_id in JOBS:
         until(partial(_taken, workers[0], journal.job(job_id), job_id), "the job is not accepted")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Iterator
 from typing import Any
@@ -78,9 +79,18 @@ def logged() -> Iterator[list[Any]]:
         yield lines
 
 
+async def prepared(broker: Broker) -> None:
+    """Run it until it is ready."""
+    running = asyncio.create_task(broker.run())
+    async with asyncio.timeout(5):
+        await broker.ready.wait()
+    running.cancel()
+    await asyncio.wait([running])
+
+
 async def test_what_is_absent_is_made(js: FakeJetStream) -> None:
     broker = Prepared(js)
-    await broker.run()
+    await prepared(broker)
     assert broker.ready.is_set()
     assert js.streams.keys() == {"JOBS", "AGENT_STATUS", "AGENT_DEAD"}
     jobs = js.streams["JOBS"]
@@ -94,10 +104,10 @@ async def test_what_is_absent_is_made(js: FakeJetStream) -> None:
 
 
 async def test_what_is_there_as_wanted_is_left_alone(js: FakeJetStream, logged: list[Any]) -> None:
-    await Prepared(js).run()
+    await prepared(Prepared(js))
     js.calls.clear()
     logged.clear()
-    await Prepared(js).run()
+    await prepared(Prepared(js))
     assert js.calls == []
     assert [line["event"] for line in logged] == ["nats_ready"]
 
@@ -113,11 +123,11 @@ async def test_what_is_there_as_wanted_is_left_alone(js: FakeJetStream, logged: 
 async def test_a_stream_that_differs_is_named_and_corrected(
     js: FakeJetStream, logged: list[Any], name: str, value: Any, said: str
 ) -> None:
-    await Prepared(js).run()
+    await prepared(Prepared(js))
     wanted = getattr(js.streams["JOBS"], name)
     setattr(js.streams["JOBS"], name, value)
     js.streams["JOBS"].max_msgs = 12345
-    await Prepared(js).run()
+    await prepared(Prepared(js))
     differs = next(line for line in logged if line["event"] == "stream_differs")
     assert (differs["stream"], differs[name]) == ("JOBS", said)
     assert getattr(js.streams["JOBS"], name) == wanted
@@ -128,10 +138,10 @@ async def test_a_stream_that_differs_is_named_and_corrected(
 async def test_what_jetstream_will_not_change_is_reported_and_the_service_starts(
     js: FakeJetStream, logged: list[Any]
 ) -> None:
-    await Prepared(js).run()
+    await prepared(Prepared(js))
     js.streams["JOBS"].storage = StorageType.MEMORY
     broker = Prepared(js)
-    await broker.run()
+    await prepared(broker)
     assert broker.ready.is_set()
     refused = next(line for line in logged if line["event"] == "stream_not_corrected")
     assert refused["stream"] == "JOBS"
@@ -142,21 +152,21 @@ async def test_what_jetstream_will_not_change_is_reported_and_the_service_starts
 async def test_a_consumer_that_differs_is_named_and_corrected(
     js: FakeJetStream, logged: list[Any], name: str, value: Any
 ) -> None:
-    await Prepared(js).run()
+    await prepared(Prepared(js))
     consumer = js.consumers["JOBS", "workers"]
     wanted = getattr(consumer, name)
     setattr(consumer, name, value)
-    await Prepared(js).run()
+    await prepared(Prepared(js))
     differs = next(line for line in logged if line["event"] == "consumer_differs")
     assert name in differs
     assert getattr(js.consumers["JOBS", "workers"], name) == wanted
 
 
 async def test_a_default_that_the_server_spells_out_is_no_difference(js: FakeJetStream, logged: list[Any]) -> None:
-    await Prepared(js).run()
+    await prepared(Prepared(js))
     js.consumers["JOBS", "workers"].max_deliver = -1
     js.consumers["JOBS", "workers"].deliver_subject = ""
-    await Prepared(js).run()
+    await prepared(Prepared(js))
     assert "consumer_differs" not in [line["event"] for line in logged]
 
 
