@@ -70,12 +70,13 @@ class Leases:
         self._now.set()
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the threads."""
         self._thread = threading.Thread(target=self._run, daemon=True, name="leases")
         self._thread.start()
+        threading.Thread(target=self._watch, daemon=True, name="leases watch").start()
 
     def stop(self) -> None:
-        """Stop the thread; returns once it has ended, after some seconds at most."""
+        """Stop the threads; returns once they have ended, after some seconds at most."""
         self._stopped = True
         self._now.set()
         if self._thread is not None:
@@ -88,7 +89,6 @@ class Leases:
                 if time.monotonic() >= due or self._now.is_set():
                     self._now.clear()
                     due = time.monotonic() + (self._lease_s / 3 if self._renew() else _AGAIN_S)
-                self._give_up()
             except Exception:  # this thread may not end: nobody would notice, and every job would be lost
                 log.exception("leases_failed")
                 self.failed_at = time.monotonic()
@@ -103,8 +103,6 @@ class Leases:
             return True
         asked_at = time.monotonic()
         left_s = min(each.until for each in held) - self._margin_s - asked_at
-        if self._connection is None and left_s < _PATIENCE_S:
-            return False  # connecting could take until after the lease is to be given up
         try:
             mine = self._ask([each.claim for each in held], min(_PATIENCE_S, max(_LOOK_S, left_s)))
         except psycopg.Error as error:
@@ -127,6 +125,15 @@ class Leases:
         with thread_severed_after(self._connection, limit_s):
             rows = self._connection.execute(SQL["renew"], {"lease_s": self._lease_s, **held}).fetchall()
         return {(row["job_id"], row["fence"]) for row in rows}
+
+    def _watch(self) -> None:
+        """In a thread of its own, since renewing may wait for the server just when a lease is to be given up."""
+        while not self._stopped:
+            try:
+                self._give_up()
+            except Exception:
+                log.exception("leases_failed")
+            time.sleep(_LOOK_S)
 
     def _give_up(self) -> None:
         with self._lock:

@@ -112,9 +112,19 @@ class LedgerMachine(RuleBasedStateMachine):
         first.text = text  # type: ignore[attr-defined]
 
     @precondition(lambda self: self._any("queued", "running"))
-    @rule(target=claims, owner=OWNERS, slots=st.integers(1, 2), take_over=st.booleans(), answer_lost=st.booleans())
-    def claim(self, owner: str, slots: int, take_over: bool, answer_lost: bool) -> Any:
+    @rule(
+        target=claims,
+        owner=OWNERS,
+        slots=st.integers(1, 2),
+        take_over=st.booleans(),
+        answer_lost=st.booleans(),
+        still_stopping=st.booleans(),
+    )
+    def claim(self, owner: str, slots: int, take_over: bool, answer_lost: bool, still_stopping: bool) -> Any:
+        """`still_stopping`: runs that the owner has lost have not ended yet, so it still holds their jobs."""
         self._sql("update jobs set due_at = now() where status = 'queued'")
+        if not still_stopping:
+            self._forget_what_is_lost(owner)
         given = self._do(self.ledger.claim(owner, slots, self.held[owner], take_over=take_over))
         assert len(given) <= slots
         eligible = {name for name, model in self.jobs.items() if self._may_claim(name, model, owner, take_over)}
@@ -126,16 +136,20 @@ class LedgerMachine(RuleBasedStateMachine):
             model.attempt, model.fence = model.attempt + counted, model.fence + 1
             model.status, model.owner, model.is_silent = "running", owner, False
             assert (claim.attempt, claim.fence) == (model.attempt, model.fence)
-            for held in self.held.values():
-                if held.get(claim.job_id) is not None and held is not self.held[owner]:
-                    del held[claim.job_id]  # its next renewal would tell it
             if not answer_lost:
                 self.held[owner][claim.job_id] = claim.fence
         return multiple() if answer_lost else multiple(*given)
 
+    def _forget_what_is_lost(self, owner: str) -> None:
+        held = self.held[owner]
+        for name, fence in list(held.items()):
+            model = self.jobs[name]
+            if (model.status, model.owner, model.fence) != ("running", owner, fence):
+                del held[name]
+
     def _may_claim(self, name: str, model: Model, owner: str, take_over: bool) -> bool:
         if model.status == "queued":
-            return True
+            return name not in self.held[owner]
         if model.status != "running":
             return False
         if model.owner == owner:

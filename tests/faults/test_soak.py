@@ -24,6 +24,7 @@ from tier3.stack import Nats, Postgres
 
 JOBS = 200
 STEPS = 3
+KILLS = 20
 SEED = 5
 LEASE_S = "3"
 PAUSE_S = (1.0, 3.0)
@@ -34,18 +35,19 @@ WAITING = 60
 class Chaos:
     """Kills one thing after the other, and starts it again; what it did is in `kills`."""
 
-    def __init__(self, start: Callable[[], Service], postgres: Postgres, own_nats: Nats) -> None:
+    def __init__(self, start: Callable[[], Service], postgres: Postgres, own_nats: Nats, most: float) -> None:
         self.kills: Counter[str] = Counter()
         self.workers = [start() for _ in range(3)]
         self._start = start
+        self._most = most
         self._postgres = postgres
         self._nats = own_nats
         self._chance = random.Random(SEED)
         self._over = threading.Event()
 
     def run(self) -> None:
-        """Until `stop`."""
-        while not self._over.wait(self._chance.uniform(*PAUSE_S)):
+        """Until `stop`, or until it has killed enough."""
+        while sum(self.kills.values()) < self._most and not self._over.wait(self._chance.uniform(*PAUSE_S)):
             what = self._chance.choice([self._kill_worker, self._kill_worker, self._kill_postgres, self._kill_nats])
             what()
 
@@ -143,13 +145,14 @@ def test_soak(
     def start() -> Service:
         return start_service(**own_postgres.environment, LEASE_S=LEASE_S, MAX_ATTEMPTS="20", MAX_CONCURRENT_JOBS="8")
 
-    chaos = Chaos(start, server, own_nats)
+    seconds = request.config.getoption("--soak")
+    chaos = Chaos(start, server, own_nats, most=float("inf") if seconds else KILLS)
     for worker in chaos.workers:
         worker.ready()
     doing = threading.Thread(target=chaos.run)
     doing.start()
     try:
-        jobs = send_all(own_nats.url, journal, own_postgres, numbers(request.config.getoption("--soak")))
+        jobs = send_all(own_nats.url, journal, own_postgres, numbers(seconds))
     finally:
         chaos.stop()
         doing.join()
@@ -162,4 +165,6 @@ def test_soak(
     figure("soak: jobs, lost, doubled", f"{verdict.jobs}, {verdict.lost}, {verdict.doubled}")
     figure("soak: kills", ", ".join(f"{times} {name}" for name, times in sorted(chaos.kills.items())))
     figure("soak: node starts (ideal)", f"{verdict.starts} ({verdict.ideal})")
+    [(most_attempts,)] = rows(own_postgres, "select max(attempt) from jobs")
+    figure("soak: attempts of a job at most (20 allowed)", most_attempts)
     figure("soak: announcements kept (jobs)", f"{verdict.announcements} ({verdict.jobs})")
