@@ -10,7 +10,7 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,8 +22,19 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from sse_starlette.sse import EventSourceResponse
 from starlette.exceptions import HTTPException
 
-from . import definition, job, strict_json, tracing
-from .api_models import Accepted, ErrorBody, Health, JobPage, JobView, OutgoingEvent, Ready
+from . import job, strict_json, tracing, validation
+from .api_models import (
+    Accepted,
+    ErrorBody,
+    FieldError,
+    Health,
+    JobPage,
+    JobView,
+    OutgoingEvent,
+    Ready,
+    Validation,
+)
+from .definition import Definition
 from .errors import (
     AgentExecutorError,
     Conflict,
@@ -234,6 +245,28 @@ async def get_job(request: Request, job_id: str) -> JobView:
     return JobView(**row)
 
 
+@router.post("/v1/definitions/validate", responses=_errors(400, 413), openapi_extra=_body("application/json"))
+async def validate_definition(request: Request) -> Validation:
+    """Look at an agent definition (the body) as a submission would: everything that is wrong or odd, all at once.
+
+    Nothing is built and no script is run, so it does not show whether a provider has a key or a script works.
+    """
+    report = validation.check(await _json(request), "")
+    return Validation(
+        valid=not report.errors, errors=_field_errors(report.errors), warnings=_field_errors(report.warnings)
+    )
+
+
+@router.get("/v1/definitions/schema")
+async def definition_schema() -> dict[str, Any]:
+    """The JSON Schema of agent definitions. The rules between their parts are not in it: validate knows them."""
+    return Definition.model_json_schema()
+
+
+def _field_errors(findings: Iterable[Finding]) -> list[FieldError]:
+    return [FieldError(field=finding.field, message=finding.message) for finding in findings]
+
+
 def _service(request: Request) -> Service:
     service: Service | None = request.app.state.service
     if service is None:
@@ -261,7 +294,7 @@ async def _json(request: Request) -> Any:
 
 
 async def _accept(service: Service, submission: Submission, prefix: str) -> Receipt:
-    definition.parse(submission.definition, f"{prefix}agent_definition")
+    validation.parse(submission.definition, f"{prefix}agent_definition")
     with tracing.span("accept job", submission.traceparent, job_id=submission.job_id) as traceparent:
         receipt = await service.ledger.accept(submission, traceparent)
     log.info("job_accepted", job_id=receipt.job_id, trace_id=submission.trace_id, new=receipt.is_new, via="http")

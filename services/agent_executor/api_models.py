@@ -98,6 +98,14 @@ class FieldError(BaseModel):
     message: str
 
 
+class Validation(BaseModel):
+    """What is wrong with a definition, and what is only odd."""
+
+    valid: bool
+    errors: list[FieldError]
+    warnings: list[FieldError]
+
+
 class ErrorDetail(BaseModel):
     """What is wrong, in one line, and field by field where the request is at fault."""
 

@@ -1,20 +1,19 @@
-"""The agent definition, validated: what a caller may ask this service to build.
+"""The agent definition: what a caller may ask this service to build.
 
-Owns the JSON shape and the rules between its parts; builds nothing and runs no script. Unknown keys are ignored, edges
-only inform. What this version cannot do is refused here by name, before a job exists.
+Owns the JSON shape, which is published as JSON Schema. The rules between its parts are `validation`'s; nothing is built
+here, and no script is run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-
-from .errors import Finding, InvalidInput
-from .job import findings_of
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StringConstraints
 
 ROOT_TYPE = "orchestrator"
+MAX_NODES = 200
+MAX_TOOLS = 100
+MAX_SCRIPT_BYTES = 256 * 1024
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
@@ -70,10 +69,16 @@ class Node(_Part):
         return self.type.strip().lower() == ROOT_TYPE
 
 
+def _of_bounded_size(script: str) -> str:
+    if len(script.encode(errors="replace")) > MAX_SCRIPT_BYTES:
+        raise ValueError(f"must be at most {MAX_SCRIPT_BYTES} bytes")
+    return script
+
+
 class Runtime(_Part):
     """Python source that makes the tool, and the distributions it imports."""
 
-    script: Annotated[str, StringConstraints(min_length=1)]
+    script: Annotated[str, StringConstraints(min_length=1), AfterValidator(_of_bounded_size)]
     dependencies: tuple[str, ...] = ()
 
 
@@ -87,8 +92,9 @@ class ToolDefinition(_Part):
 class Definition(_Part):
     """A whole agent: one root, its specialists and their tools."""
 
-    nodes: tuple[Node, ...]
-    tool_definitions: tuple[ToolDefinition, ...] = ()
+    nodes: Annotated[tuple[Node, ...], Field(min_length=1, max_length=MAX_NODES)]
+    tool_definitions: Annotated[tuple[ToolDefinition, ...], Field(max_length=MAX_TOOLS)] = ()
+    edges: Annotated[Any, Field(description="only inform", repr=False)] = ()
     name: str = ""
     version: Any = ""
 
@@ -101,44 +107,3 @@ class Definition(_Part):
     def specialists(self) -> tuple[Node, ...]:
         """Every node but the orchestrator, in the order given."""
         return tuple(node for node in self.nodes if not node.is_root)
-
-
-def parse(document: Any, prefix: str = "agent_definition") -> Definition:
-    """Validate `document` as an agent definition.
-
-    Raises:
-        InvalidInput: with every finding, each naming its field below `prefix`.
-    """
-    try:
-        definition = Definition.model_validate(document)
-    except ValidationError as error:
-        raise InvalidInput("invalid agent definition", findings_of(error, prefix)) from None
-    findings = [Finding(f"{prefix}.{path}", message) for path, message in _contradictions(definition)]
-    if findings:
-        raise InvalidInput("invalid agent definition", findings)
-    return definition
-
-
-def _contradictions(definition: Definition) -> Iterator[tuple[str, str]]:
-    roots = sum(node.is_root for node in definition.nodes)
-    if roots != 1:
-        yield "nodes", f"exactly one node must be of type {ROOT_TYPE}, found {roots}"
-    yield from _repeated("tool_definitions[{}].name", [tool.name for tool in definition.tool_definitions])
-    yield from _repeated("nodes[{}].id", [node.id for node in definition.nodes])
-    yield from _repeated("nodes[{}].config.name", [node.config.name for node in definition.nodes])
-    known = {tool.name for tool in definition.tool_definitions}
-    for index, node in enumerate(definition.nodes):
-        path = f"nodes[{index}].config"
-        for position, tool in enumerate(node.config.tools):
-            if tool not in known:
-                yield f"{path}.tools[{position}]", "names a tool that tool_definitions does not define"
-        if node.config.interrupt_on:
-            yield f"{path}.interrupt_on", "approvals are not supported by this version"
-        if node.config.state_schema:
-            yield f"{path}.state_schema", "own state fields are not supported by this version"
-
-
-def _repeated(path: str, names: list[str]) -> Iterator[tuple[str, str]]:
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            yield path.format(index), "is used twice"

@@ -17,7 +17,7 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 from nats.js.errors import APIError
 
-from . import crash, definition, job, metrics, strict_json, tracing
+from . import crash, job, metrics, strict_json, tracing, validation
 from .announcements import DEAD_SUBJECT, refusal
 from .broker import Broker
 from .errors import AgentExecutorError, Conflict, InvalidInput, PayloadTooLarge, Unavailable
@@ -98,7 +98,7 @@ class Intake:
         if len(message.data) > self._max_body_bytes:
             raise PayloadTooLarge(f"the message is larger than {self._max_body_bytes} bytes")
         submission = job.from_event(strict_json.loads(message.data, "event"))
-        definition.parse(submission.definition, "data.agent_definition")
+        validation.parse(submission.definition, "data.agent_definition")
         with tracing.span("accept job", submission.traceparent, job_id=submission.job_id) as traceparent:
             receipt = await self._ledger.accept(submission, traceparent)
         log.info(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 
-from . import checkpoints, definition, graph
+from . import checkpoints, graph, validation
 from .database import Pool
 from .errors import AgentExecutorError, LeaseLost, Stopped, Unavailable
 from .events import RunEvents, content, error_object, to_json
@@ -65,7 +65,7 @@ class Runner:
             return Outcome(Status.FAILED, error=self._describe(error), may_pass=may_pass(error))
 
     async def _run(self, claim: Claim, channel: Channel, control: RunControl) -> Any:
-        compiled = await graph.build(definition.parse(claim.definition), self._credentials_of)
+        compiled = await graph.build(validation.parse(claim.definition), self._credentials_of)
         bound = compiled.copy({"checkpointer": checkpoints.Saver(self._pool, claim.job_id, claim.fence)})
         events = RunEvents(channel.emit)
         config: Any = {

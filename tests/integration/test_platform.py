@@ -66,6 +66,8 @@ def test_every_answer_has_a_schema_errors_included(service: Service) -> None:
         "/health",
         "/metrics",
         "/ready",
+        "/v1/definitions/schema",
+        "/v1/definitions/validate",
         "/v1/jobs",
         "/v1/jobs/{job_id}",
         "/v1/jobs/{job_id}/cancel",

@@ -20,7 +20,7 @@ from agent_executor.health import Phase
 from agent_executor.job import STRUCTURED, Status, Submission
 from agent_executor.ledger import Receipt
 from agent_executor.settings import Settings
-from tests.definitions import DATA, agent, event
+from tests.definitions import DATA, adder, agent, event
 
 CANARY = "canary-4711"
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -513,3 +513,37 @@ def test_the_openapi_names_the_answers_of_the_contract(made: FastAPI) -> None:
 async def test_the_documents_are_served(http: httpx.AsyncClient) -> None:
     assert (await http.get("/docs")).status_code == 200
     assert (await http.get("/openapi.json")).json()["info"]["title"] == "agent-executor"
+
+
+# Definitions
+
+
+async def test_a_definition_is_validated_with_all_its_findings(http: httpx.AsyncClient, made: FastAPI) -> None:
+    """It needs no service: nothing is asked of any server."""
+    made.state.service = None
+    document = agent([{"text": CANARY}])
+    document["nodes"][0]["config"]["tools"] = [CANARY]
+    document["edges"] = [{"source": "Lead", "target": CANARY}]
+    answer = await http.post("/v1/definitions/validate", json=document)
+    assert answer.status_code == 200
+    assert CANARY not in answer.text
+    body = answer.json()
+    assert body["valid"] is False
+    assert [each["field"] for each in body["errors"]] == ["nodes[0].config.tools[0]"]
+    assert [each["field"] for each in body["warnings"]] == ["nodes[0].config.system_prompt", "edges[0].target"]
+
+
+async def test_a_valid_definition_is_valid(http: httpx.AsyncClient) -> None:
+    body = (await http.post("/v1/definitions/validate", json=adder())).json()
+    assert body == {"valid": True, "errors": [], "warnings": []}
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"a":1,"a":2}'])
+async def test_what_is_no_json_cannot_be_validated(http: httpx.AsyncClient, body: bytes) -> None:
+    assert error_of(await http.post("/v1/definitions/validate", content=body), 400)["type"] == "InvalidInput"
+
+
+async def test_the_schema_of_definitions_is_published(http: httpx.AsyncClient) -> None:
+    schema = (await http.get("/v1/definitions/schema")).json()
+    assert schema["title"] == "Definition"
+    assert {"nodes", "tool_definitions", "edges"} <= schema["properties"].keys()

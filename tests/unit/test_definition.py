@@ -1,4 +1,4 @@
-"""definition: what parses, what is refused, and that a refusal names the field and no value."""
+"""definition and validation: what parses, what is refused or odd, and that no finding repeats a value."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent_executor import definition
+from agent_executor import validation
 from agent_executor.errors import InvalidInput
 from tests.definitions import adder, agent, specialist, tool
 
@@ -35,7 +35,7 @@ Change = Callable[[dict[str, Any]], Any]
 def complaints(document: Any) -> list[str]:
     """Fields that a refusal names; the refusal repeats no value."""
     with pytest.raises(InvalidInput) as raised:
-        definition.parse(document)
+        validation.parse(document)
     assert CANARY not in str(raised.value)
     assert CANARY not in repr(raised.value.findings)
     assert raised.value.__context__ is None or raised.value.__suppress_context__
@@ -43,7 +43,7 @@ def complaints(document: Any) -> list[str]:
 
 
 def test_the_greeter_parses() -> None:
-    parsed = definition.parse(json.loads(GREETER))
+    parsed = validation.parse(json.loads(GREETER))
     assert parsed.root.config.name == "Lead"
     assert parsed.root.config.system_prompt == "Reply with one short greeting."
     assert (parsed.root.config.model.provider, parsed.root.config.model.model) == ("openai", "gpt-4.1-mini")
@@ -51,7 +51,7 @@ def test_the_greeter_parses() -> None:
 
 
 def test_the_adder_parses() -> None:
-    parsed = definition.parse(json.loads(ADDER))
+    parsed = validation.parse(json.loads(ADDER))
     [calculator] = parsed.specialists
     [add] = parsed.tool_definitions
     assert calculator.config.name == "Calculator"
@@ -74,12 +74,12 @@ def test_the_example_is_the_adder_of_the_contract_with_scripted_models() -> None
 def test_what_definitions_in_the_wild_leave_out_is_optional(name: str) -> None:
     document = json.loads(GREETER)
     del document[name]
-    assert definition.parse(document).root.config.name == "Lead"
+    assert validation.parse(document).root.config.name == "Lead"
 
 
 def test_nodes_need_neither_prompt_nor_description_nor_tools() -> None:
     config = {"name": "Lead", "model": {"provider": "openai", "model": "m"}}
-    parsed = definition.parse({"nodes": [{"id": "a", "type": "orchestrator", "config": config}]})
+    parsed = validation.parse({"nodes": [{"id": "a", "type": "orchestrator", "config": config}]})
     assert (parsed.root.config.system_prompt, parsed.root.config.tools) == ("", ())
 
 
@@ -87,32 +87,32 @@ def test_nodes_need_neither_prompt_nor_description_nor_tools() -> None:
     "edges", [[{"source": "lead", "target": "nobody"}], [{"from": "lead", "to": "lead"}], "odd", None]
 )
 def test_edges_only_inform(edges: Any) -> None:
-    assert definition.parse({**json.loads(GREETER), "edges": edges})
+    assert validation.parse({**json.loads(GREETER), "edges": edges})
 
 
 @pytest.mark.parametrize("kind", ["orchestrator", "ORCHESTRATOR", " Orchestrator "])
 def test_the_root_is_the_orchestrator_however_it_is_written(kind: str) -> None:
     document = agent([{"text": "x"}], specialists=[specialist("Helper", [])])
     document["nodes"][0]["type"] = kind
-    assert definition.parse(document).root.id == "Lead"
+    assert validation.parse(document).root.id == "Lead"
 
 
 @pytest.mark.parametrize("kind", ["Specialist", "agent", "whatever"])
 def test_every_other_type_is_a_specialist(kind: str) -> None:
     document = agent([{"text": "x"}], specialists=[specialist("Helper", [])])
     document["nodes"][1]["type"] = kind
-    assert [node.id for node in definition.parse(document).specialists] == ["Helper"]
+    assert [node.id for node in validation.parse(document).specialists] == ["Helper"]
 
 
 def test_names_are_used_as_they_are() -> None:
     document = agent([{"text": "x"}], specialists=[specialist(" My Helper ", [])])
-    assert definition.parse(document).specialists[0].config.name == " My Helper "
+    assert validation.parse(document).specialists[0].config.name == " My Helper "
 
 
 def test_model_name_is_a_synonym_and_further_keys_are_options() -> None:
     document = json.loads(GREETER)
     document["nodes"][0]["config"]["model"] = {"provider": " OpenAI ", "model_name": "m", "temperature": 0}
-    choice = definition.parse(document).root.config.model
+    choice = validation.parse(document).root.config.model
     assert (choice.provider, choice.model, choice.options) == ("openai", "m", {"temperature": 0})
 
 
@@ -120,7 +120,7 @@ def test_unknown_keys_are_ignored() -> None:
     document = json.loads(ADDER)
     for part in (document, *document["nodes"], document["nodes"][0]["config"], document["tool_definitions"][0]):
         part["surplus"] = {"a": [1]}
-    assert definition.parse(document) == definition.parse(json.loads(ADDER))
+    assert validation.parse(document) == validation.parse(json.loads(ADDER))
 
 
 def lead(key: str, value: Any) -> Change:
@@ -128,7 +128,7 @@ def lead(key: str, value: Any) -> Change:
 
 
 def test_an_unchanged_copy_is_what_the_refusals_below_start_from() -> None:
-    assert definition.parse(copy.deepcopy(DOCUMENT))
+    assert validation.parse(copy.deepcopy(DOCUMENT))
 
 
 DOCUMENT = agent(
@@ -142,7 +142,7 @@ DOCUMENT = agent(
         (lambda d: d.pop("nodes"), ["nodes"]),
         (lambda d: d.update(nodes=[]), ["nodes"]),
         (lambda d: d.update(nodes=CANARY), ["nodes"]),
-        (lambda d: d.update(nodes=[CANARY]), ["nodes[0]"]),
+        (lambda d: d.update(nodes=[CANARY]), ["nodes[0]", "nodes"]),
         (lambda d: d.update(tool_definitions=CANARY), ["tool_definitions"]),
         (lambda d: d.update(tool_definitions=[CANARY]), ["tool_definitions[0]"]),
         (lambda d: d.update(name=[CANARY]), ["name"]),
@@ -158,7 +158,10 @@ DOCUMENT = agent(
             lambda d: d["tool_definitions"][1].update(name="one"),
             ["tool_definitions[1].name", "nodes[0].config.tools[1]"],
         ),
-        (lambda d: d["tool_definitions"][0].pop("name"), ["tool_definitions[0].name"]),
+        (
+            lambda d: d["tool_definitions"][0].pop("name"),
+            ["tool_definitions[0].name", "nodes[0].config.tools[0]", "nodes[1].config.tools[0]"],
+        ),
         (lambda d: d["tool_definitions"][0].pop("runtime"), ["tool_definitions[0].runtime"]),
         (lambda d: d["tool_definitions"][0].update(runtime={}), ["tool_definitions[0].runtime.script"]),
         (lambda d: d["tool_definitions"][0].update(runtime={"script": ""}), ["tool_definitions[0].runtime.script"]),
@@ -168,19 +171,35 @@ DOCUMENT = agent(
         (lead("model", CANARY), ["nodes[0].config.model"]),
         (lead("model", {"model": CANARY}), ["nodes[0].config.model.provider"]),
         (lead("model", {"provider": " ", "model": CANARY}), ["nodes[0].config.model.provider"]),
-        (lead("model", {"provider": CANARY}), ["nodes[0].config.model.model"]),
+        (
+            lead("model", {"provider": CANARY}),
+            ["nodes[0].config.model.model", "nodes[0].config.model.provider"],
+        ),
         (lead("tools", CANARY), ["nodes[0].config.tools"]),
         (lead("tools", ["one", CANARY]), ["nodes[0].config.tools[1]"]),
         (lead("interrupt_on", [CANARY]), ["nodes[0].config.interrupt_on"]),
         (lead("interrupt_on", {CANARY: True}), ["nodes[0].config.interrupt_on"]),
         (lead("state_schema", {"notes": {"type": "list"}}), ["nodes[0].config.state_schema"]),
-        (lead("state_schema", {"notes": {"type": CANARY}}), ["nodes[0].config.state_schema.notes.type"]),
+        (
+            lead("state_schema", {"notes": {"type": CANARY}}),
+            ["nodes[0].config.state_schema.notes.type", "nodes[0].config.state_schema"],
+        ),
+        (lambda d: d["nodes"].extend([d["nodes"][1]] * 200), None),
+        (lambda d: d.update(tool_definitions=[tool(f"t{n}", "1") for n in range(101)]), None),
+        (
+            lambda d: d["tool_definitions"][0]["runtime"].update(script="ä" * (128 * 1024 + 1)),
+            ["tool_definitions[0].runtime.script"],
+        ),
     ],
 )
-def test_a_refusal_names_the_field(change: Change, fields: list[str]) -> None:
+def test_a_refusal_names_the_field(change: Change, fields: list[str] | None) -> None:
     document = copy.deepcopy(DOCUMENT)
     change(document)
-    assert complaints(document) == [f"agent_definition.{field}" for field in fields]
+    found = complaints(document)
+    if fields is None:  # one of the sizes: many further findings follow from what was added
+        assert found[0] in ("agent_definition.nodes", "agent_definition.tool_definitions")
+    else:
+        assert found == [f"agent_definition.{field}" for field in fields]
 
 
 @pytest.mark.parametrize("document", [None, CANARY, [CANARY], 1])
@@ -199,4 +218,56 @@ def test_everything_wrong_is_named_at_once() -> None:
 
 def test_paths_start_where_the_definition_was_found() -> None:
     with pytest.raises(InvalidInput, match=r"^invalid agent definition: data\.agent_definition\.nodes: "):
-        definition.parse({}, "data.agent_definition")
+        validation.parse({}, "data.agent_definition")
+
+
+def warned(document: Any) -> list[str]:
+    report = validation.check(document, "")
+    assert report.errors == []
+    assert CANARY not in "".join(finding.message for finding in report.warnings)
+    return [finding.field for finding in report.warnings]
+
+
+def test_the_definitions_of_the_contract_are_not_odd() -> None:
+    assert warned(json.loads(GREETER)) == warned(json.loads(ADDER)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "fields"),
+    [
+        (lambda d: d.update(surplus=CANARY), ["surplus"]),
+        (lambda d: d["nodes"][1].update(surplus=1), ["nodes[1].surplus"]),
+        (lambda d: d["nodes"][1]["config"].update(surplus=1), ["nodes[1].config.surplus"]),
+        (lambda d: d["tool_definitions"][0].update(surplus=1), ["tool_definitions[0].surplus"]),
+        (lambda d: d["tool_definitions"][0]["runtime"].update(surplus=1), ["tool_definitions[0].runtime.surplus"]),
+        (lambda d: d["nodes"][0]["config"].update(system_prompt=" "), ["nodes[0].config.system_prompt"]),
+        (lambda d: d["nodes"][0]["config"].pop("system_prompt"), ["nodes[0].config.system_prompt"]),
+        (lambda d: d.update(edges=CANARY), ["edges"]),
+        (lambda d: d["edges"][0].update(target=CANARY), ["edges[0].target"]),
+        (lambda d: d["edges"][0].pop("source"), ["edges[0].source"]),
+        (lambda d: d["edges"][0].update(weight=1), ["edges[0].weight"]),
+        (lambda d: d.update(edges=[{"from": "lead", "to": "calc"}]), []),
+        (lambda d: d.update(edges=[{"from": "lead", "to": "lead"}]), ["edges"]),
+        (lambda d: d["edges"].append({"source": "calc", "target": "lead"}), ["edges"]),
+    ],
+)
+def test_what_is_only_odd_is_a_warning(change: Change, fields: list[str]) -> None:
+    document = json.loads(ADDER)
+    change(document)
+    assert warned(document) == fields
+
+
+def test_mistakes_in_one_place_hide_none_in_another() -> None:
+    document = json.loads(ADDER)
+    del document["nodes"][0]["config"]["model"]
+    document["nodes"][1]["config"]["tools"] = ["nowhere"]
+    document["edges"][0]["target"] = "nowhere"
+    report = validation.check(document, "")
+    assert [finding.field for finding in report.errors] == ["nodes[0].config.model", "nodes[1].config.tools[0]"]
+    assert [finding.field for finding in report.warnings] == ["edges[0].target"]
+
+
+def test_the_known_providers_are_those_that_can_be_built() -> None:
+    from agent_executor.models import PROVIDERS
+
+    assert set(PROVIDERS) == validation.PROVIDERS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import tomllib
 from itertools import pairwise
@@ -93,6 +94,11 @@ def test_every_key_of_a_definition_is_described(part: type[BaseModel]) -> None:
     assert [key for key in sorted(keys) if f"`{key}`" not in text and f"`runtime.{key}`" not in text] == []
 
 
+def test_the_published_schema_is_the_definitions() -> None:
+    """Written anew by: python -m tests.unit.test_docs"""
+    assert json.loads(page("docs/definition.schema.json")) == definition.Definition.model_json_schema()
+
+
 def test_every_provider_is_described() -> None:
     from agent_executor.models import PROVIDERS
 
@@ -167,3 +173,8 @@ def test_headings_go_down_one_level_at_a_time(path: Path) -> None:
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(deeper <= level + 1 for level, deeper in pairwise(levels))
+
+
+if __name__ == "__main__":
+    schema = json.dumps(definition.Definition.model_json_schema(), indent=2)
+    (ROOT / "docs/definition.schema.json").write_text(f"{schema}\n")

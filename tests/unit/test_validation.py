@@ -1,0 +1,85 @@
+"""validation: random definitions. Valid ones build, invalid ones are named, and none crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent_executor import graph, validation
+from tests.definitions import agent, specialist, tool
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
+REPLIES = [{"text": "x"}]
+
+
+@st.composite
+def definitions(draw: st.DrawFn) -> dict[str, Any]:
+    """Definitions with names of all kinds, which are valid."""
+    names = draw(st.lists(NAMES.filter(lambda name: name != "Lead"), unique=True, max_size=4))
+    tools = draw(st.lists(st.sampled_from(["one", "two", "three"]), unique=True, max_size=3))
+    source = "from langchain_core.tools import tool\n@tool\ndef {0}() -> str:\n    'T.'\n    return 'x'\n"
+    helpers = [
+        specialist(name, REPLIES, draw(st.lists(st.sampled_from(tools), unique=True)) if tools else ())
+        for name in names
+    ]
+    document = agent(REPLIES, tools=[tool(name, source.format(name)) for name in tools], specialists=helpers)
+    document["nodes"] = draw(st.permutations(document["nodes"]))
+    document["nodes"][0]["type"] = (
+        draw(st.sampled_from(["Orchestrator", "orchestrator", " ORCHESTRATOR "]))
+        if (document["nodes"][0]["id"] == "Lead")
+        else document["nodes"][0]["type"]
+    )
+    if draw(st.booleans()):
+        document["edges"] = draw(ANYTHING)
+    return document
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> Any:
+    """A valid definition in which one value somewhere is replaced by anything, or is gone."""
+    document = copy.deepcopy(draw(definitions()))
+    place: Any = document
+    while True:
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        if not keys:
+            return document
+        key = draw(st.sampled_from(keys))
+        if isinstance(place[key], dict | list) and place[key] and draw(st.booleans()):
+            place = place[key]
+            continue
+        if draw(st.booleans()):
+            place[key] = draw(ANYTHING)
+        else:
+            del place[key]
+        return document
+
+
+async def _no_credentials(provider: str) -> Mapping[str, str]:
+    return {}
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(definitions())
+def test_a_valid_definition_builds(document: dict[str, Any]) -> None:
+    assert validation.check(document).errors == []
+    assert asyncio.run(graph.build(validation.parse(document), _no_credentials))
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(damaged() | ANYTHING)
+def test_nothing_crashes_the_validation_and_what_passes_is_a_definition(document: Any) -> None:
+    report = validation.check(document, "")
+    assert (report.definition is None) == bool(report.errors)
+    if report.definition is not None:
+        assert report.definition.root.is_root
+    assert all(finding.message for finding in (*report.errors, *report.warnings))
