@@ -34,7 +34,7 @@ from .api_models import (
     Ready,
     Validation,
 )
-from .definition import Definition
+from .definition import schema
 from .errors import (
     AgentExecutorError,
     Conflict,
@@ -245,13 +245,17 @@ async def get_job(request: Request, job_id: str) -> JobView:
     return JobView(**row)
 
 
-@router.post("/v1/definitions/validate", responses=_errors(400, 413), openapi_extra=_body("application/json"))
+@router.post("/v1/definitions/validate", responses=_errors(400, 413, 503), openapi_extra=_body("application/json"))
 async def validate_definition(request: Request) -> Validation:
     """Look at an agent definition (the body) as a submission would: everything that is wrong or odd, all at once.
 
     Nothing is built and no script is run, so it does not show whether a provider has a key or a script works.
     """
-    report = validation.check(await _json(request), "")
+    service: Service | None = request.app.state.service
+    document = await _json(request)
+    if isinstance(document, dict) and "graph" in document:
+        service = _service(request)  # which graphs there are shows when it has loaded them
+    report = validation.check(document, "", service.graphs.names if service else ())
     return Validation(
         valid=not report.errors, errors=_field_errors(report.errors), warnings=_field_errors(report.warnings)
     )
@@ -260,7 +264,7 @@ async def validate_definition(request: Request) -> Validation:
 @router.get("/v1/definitions/schema")
 async def definition_schema() -> dict[str, Any]:
     """The JSON Schema of agent definitions. The rules between their parts are not in it: validate knows them."""
-    return Definition.model_json_schema()
+    return schema()
 
 
 def _field_errors(findings: Iterable[Finding]) -> list[FieldError]:
@@ -294,7 +298,7 @@ async def _json(request: Request) -> Any:
 
 
 async def _accept(service: Service, submission: Submission, prefix: str) -> Receipt:
-    validation.parse(submission.definition, f"{prefix}agent_definition")
+    validation.read(submission.definition, f"{prefix}agent_definition", service.graphs.names)
     with tracing.span("accept job", submission.traceparent, job_id=submission.job_id) as traceparent:
         receipt = await service.ledger.accept(submission, traceparent)
     log.info("job_accepted", job_id=receipt.job_id, trace_id=submission.trace_id, new=receipt.is_new, via="http")

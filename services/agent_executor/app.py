@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import os
 import signal
 import threading
 from collections.abc import AsyncIterator
@@ -22,6 +23,7 @@ import structlog
 from fastapi import FastAPI
 
 from . import api, logs, tracing
+from .errors import GraphNotLoaded
 from .settings import Settings, SettingsError, load
 from .threads import DaemonThreads
 
@@ -78,7 +80,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 async def _open(app: FastAPI, settings: Settings, opened: AsyncExitStack) -> None:
     module = await asyncio.to_thread(_heavy_imports)
     tracing.configure(settings.otel_exporter_otlp_endpoint)
-    service: Service = module.Service(settings)
+    try:
+        graphs = await asyncio.to_thread(module.load_graphs, settings.langgraph_config)
+    except GraphNotLoaded as error:  # nothing is open yet that would have to be closed
+        log.error("cannot_start", reason=str(error))
+        os._exit(64)
+    service: Service = module.Service(settings, graphs)
     app.state.service = await opened.enter_async_context(service)
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
 ROOT_TYPE = "orchestrator"
 MAX_NODES = 200
 MAX_TOOLS = 100
 MAX_SCRIPT_BYTES = 256 * 1024
+_RESERVED = frozenset({"thread_id", "idempotency_key"})
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
@@ -107,3 +108,37 @@ class Definition(_Part):
     def specialists(self) -> tuple[Node, ...]:
         """Every node but the orchestrator, in the order given."""
         return tuple(node for node in self.nodes if not node.is_root)
+
+
+def _free_keys(configurable: dict[str, Any]) -> dict[str, Any]:
+    for key in configurable:
+        if key in _RESERVED or key.startswith(("__", "checkpoint")):
+            raise ValueError("may not hold what the service sets: thread_id, checkpoint_*, __*")
+    return configurable
+
+
+class GraphConfig(_Part):
+    """What a job hands to a graph from code; LangGraph's RunnableConfig without what the service decides."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    configurable: Annotated[dict[str, Any], AfterValidator(_free_keys)] = Field(default_factory=dict)
+    recursion_limit: Annotated[int, Field(ge=1)] | None = None
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    def for_langgraph(self) -> dict[str, Any]:
+        """As a RunnableConfig, with what was given only."""
+        return self.model_dump(exclude_defaults=True, mode="json")
+
+
+class GraphReference(_Part):
+    """A graph that the deployment ships as code, in place of a definition."""
+
+    graph: Name
+    config: GraphConfig = Field(default_factory=GraphConfig)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of everything that may stand in a job's `agent_definition`."""
+    return TypeAdapter(Definition | GraphReference).json_schema()

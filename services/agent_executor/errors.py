@@ -73,5 +73,9 @@ class ModelUnavailable(AgentExecutorError):
     """A definition names a provider that does not exist here, or one that has no key."""
 
 
+class GraphNotLoaded(AgentExecutorError):
+    """LANGGRAPH_CONFIG, or a graph that it names, cannot be used."""
+
+
 class ToolScriptError(AgentExecutorError):
     """A tool script does not run, or does not make the tool it promises."""

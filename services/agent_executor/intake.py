@@ -8,7 +8,7 @@ drained, within a second.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import structlog
@@ -39,10 +39,12 @@ log = structlog.get_logger()
 class Intake:
     """One per process; any number of processes share the durable consumer."""
 
-    def __init__(self, broker: Broker, ledger: Ledger, *, max_body_bytes: int) -> None:
+    def __init__(self, broker: Broker, ledger: Ledger, *, max_body_bytes: int, graphs: Collection[str] = ()) -> None:
+        """`graphs`: the names of the graphs from code that a definition may name."""
         self._broker = broker
         self._ledger = ledger
         self._max_body_bytes = max_body_bytes
+        self._graphs = graphs
         self._draining = asyncio.Event()
         self._stopped = asyncio.Event()
 
@@ -98,7 +100,7 @@ class Intake:
         if len(message.data) > self._max_body_bytes:
             raise PayloadTooLarge(f"the message is larger than {self._max_body_bytes} bytes")
         submission = job.from_event(strict_json.loads(message.data, "event"))
-        validation.parse(submission.definition, "data.agent_definition")
+        validation.read(submission.definition, "data.agent_definition", self._graphs)
         with tracing.span("accept job", submission.traceparent, job_id=submission.job_id) as traceparent:
             receipt = await self._ledger.accept(submission, traceparent)
         log.info(

@@ -7,7 +7,7 @@ checkpoint goes on from there with no new input; one whose graph had already end
 from __future__ import annotations
 
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
 
 from langgraph.errors import GraphDrained
@@ -15,8 +15,10 @@ from langgraph.runtime import RunControl
 
 from . import checkpoints, graph, validation
 from .database import Pool
+from .definition import GraphReference
 from .errors import AgentExecutorError, LeaseLost, Stopped, Unavailable
 from .events import RunEvents, content, error_object, to_json
+from .graphs import Graphs
 from .job import Outcome, Status
 from .ledger import Claim
 from .models import CredentialSource
@@ -34,12 +36,14 @@ class Runner:
         self,
         pool: Pool,
         credentials_of: CredentialSource,
+        graphs: Graphs | None = None,
         *,
         max_steps: int,
         error_detail: Literal["full", "message"] = "full",
     ) -> None:
         self._pool = pool
         self._credentials_of = credentials_of
+        self._graphs = graphs or Graphs()
         self._max_steps = max_steps
         self._error_detail = error_detail
 
@@ -65,12 +69,22 @@ class Runner:
             return Outcome(Status.FAILED, error=self._describe(error), may_pass=may_pass(error))
 
     async def _run(self, claim: Claim, channel: Channel, control: RunControl) -> Any:
-        compiled = await graph.build(validation.parse(claim.definition), self._credentials_of)
+        asked = validation.read(claim.definition, graphs=self._graphs.names)
+        if isinstance(asked, GraphReference):
+            async with self._graphs.open(asked) as compiled:
+                return await self._execute(compiled, asked.config.for_langgraph(), claim, channel, control)
+        compiled = await graph.build(asked, self._credentials_of)
+        return await self._execute(compiled, {}, claim, channel, control)
+
+    async def _execute(
+        self, compiled: Any, asked: Mapping[str, Any], claim: Claim, channel: Channel, control: RunControl
+    ) -> Any:
         bound = compiled.copy({"checkpointer": checkpoints.Saver(self._pool, claim.job_id, claim.fence)})
         events = RunEvents(channel.emit)
         config: Any = {
-            "configurable": {"thread_id": claim.job_id},
-            "recursion_limit": self._max_steps,
+            **asked,
+            "configurable": {**asked.get("configurable", {}), "thread_id": claim.job_id},
+            "recursion_limit": min(self._max_steps, asked.get("recursion_limit", self._max_steps)),
             "callbacks": [events],
         }
         started = (await bound.aget_state(config)).created_at is not None

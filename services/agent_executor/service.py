@@ -17,6 +17,8 @@ from . import crash, database, health, ledger, stream, tracing
 from .broker import Broker
 from .errors import Unavailable
 from .event_stream import Streams
+from .graphs import Graphs
+from .graphs import load as load_graphs
 from .health import Phase
 from .intake import Intake
 from .leases import Leases
@@ -34,14 +36,17 @@ _FLUSH_S = 1.0
 _RESTART_S = 1.0
 _REPEAT_AFTER_S = 3.0
 
+__all__ = ["Service", "load_graphs"]
+
 log = structlog.get_logger()
 
 
 class Service:
-    """All parts of one process. `async with Service(settings)` runs it; `drain` comes before leaving."""
+    """All parts of one process. `async with Service(...)` runs it; `drain` comes before leaving."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, graphs: Graphs) -> None:
         self.settings = settings
+        self.graphs = graphs
         self.phase = Phase.STARTING
         self.streams = Streams()
         self._resources = AsyncExitStack()
@@ -73,7 +78,7 @@ class Service:
         self._broker.on_ready = self._outboxes[0].hurry
         if settings.k_sink is not None:
             self._outboxes.append(Outbox(self.pool, "sink", to_sink(self._http, settings.k_sink)))
-        self._intake = Intake(self._broker, self.ledger, max_body_bytes=settings.max_body_bytes)
+        self._intake = Intake(self._broker, self.ledger, max_body_bytes=settings.max_body_bytes, graphs=graphs.names)
         self._leases = Leases(dsn, settings.lease_s)
         self._worker = Worker(
             self.ledger,
@@ -189,6 +194,7 @@ class Service:
         return Runner(
             self.pool,
             credentials.of,
+            self.graphs,
             max_steps=self.settings.max_steps,
             error_detail=self.settings.error_detail,
         )

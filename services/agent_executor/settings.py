@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     )
     nats_stream_name: str = Field("AGENT_EXECUTION", description="stream that jobs arrive on")
     nats_consumer_group: str = Field("agent-executor-workers", description="durable consumer that all workers share")
+    langgraph_config: str | None = Field(None, description="path of a langgraph.json whose `graphs` jobs may name")
     k_sink: Annotated[str, AfterValidator(_http_url)] | None = Field(
         None, description="URL that results are POSTed to as well (set by a Knative SinkBinding)"
     )

@@ -7,14 +7,14 @@ a mistake in one place hides none in another. Builds nothing and runs no script.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from .definition import ROOT_TYPE, Definition, Node, NodeConfig, Runtime, StateField, ToolDefinition
+from .definition import ROOT_TYPE, Definition, GraphReference, Node, NodeConfig, Runtime, StateField, ToolDefinition
 from .errors import Finding, InvalidInput
 from .job import findings_of
 
@@ -28,13 +28,18 @@ Found = Iterator[tuple[str, str]]
 class Report:
     """What was found, and the definition if nothing of it is an error."""
 
-    definition: Definition | None
+    definition: Definition | GraphReference | None
     errors: list[Finding]
     warnings: list[Finding]
 
 
-def check(document: Any, prefix: str = "agent_definition") -> Report:
-    """Look at a definition; every finding names its field below `prefix`, and repeats no value."""
+def check(document: Any, prefix: str = "agent_definition", graphs: Collection[str] = ()) -> Report:
+    """Look at a definition; every finding names its field below `prefix`, and repeats no value.
+
+    `graphs` are the names of the graphs from code that there are.
+    """
+    if isinstance(document, dict) and "graph" in document:
+        return _check_reference(document, prefix, graphs)
     parsed, errors = None, []
     try:
         parsed = Definition.model_validate(document)
@@ -46,16 +51,36 @@ def check(document: Any, prefix: str = "agent_definition") -> Report:
     return Report(None if errors else parsed, errors, warnings)
 
 
-def parse(document: Any, prefix: str = "agent_definition") -> Definition:
-    """`document` as a definition that can be built.
+def _check_reference(document: dict[str, Any], prefix: str, graphs: Collection[str]) -> Report:
+    parsed, errors = None, []
+    try:
+        parsed = GraphReference.model_validate(document)
+    except ValidationError as error:
+        errors = findings_of(error, prefix)
+    if parsed is not None and parsed.graph not in graphs:
+        known = ", ".join(sorted(graphs)) or "none"
+        errors = [Finding(_join(prefix, "graph"), f"names no graph of this deployment; known are {known}")]
+    odd = [Finding(_join(prefix, path), message) for path, message in _unknown_keys("", document, GraphReference)]
+    return Report(None if errors else parsed, errors, odd)
+
+
+def read(document: Any, prefix: str = "agent_definition", graphs: Collection[str] = ()) -> Definition | GraphReference:
+    """`document` as a definition that can be built, or the graph from code that it names.
 
     Raises:
         InvalidInput: with every error.
     """
-    report = check(document, prefix)
+    report = check(document, prefix, graphs)
     if report.definition is None:
         raise InvalidInput("invalid agent definition", report.errors)
     return report.definition
+
+
+def parse(document: Any, prefix: str = "agent_definition") -> Definition:
+    """`read` for a definition that names no graph."""
+    found = read(document, prefix)
+    assert isinstance(found, Definition)  # no graphs are known here, so a reference was refused
+    return found
 
 
 def _errors(document: dict[str, Any]) -> Found:

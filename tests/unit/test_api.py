@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from agent_executor import api, app
 from agent_executor.errors import Conflict, NotFound, Unavailable
 from agent_executor.event_stream import Streams
+from agent_executor.graphs import Graphs
 from agent_executor.health import Phase
 from agent_executor.job import STRUCTURED, Status, Submission
 from agent_executor.ledger import Receipt
@@ -42,6 +43,7 @@ class FakeService:
         self.ledger = self.listener = self
         self.phase = Phase.SERVING
         self.streams = Streams()
+        self.graphs = Graphs({"known": lambda: None})
         self.answers = dict.fromkeys(("postgres", "dragonfly", "nats", "vault"), True)
         self.rows: list[dict[str, Any]] = []
         self.failure: Exception | None = None
@@ -545,5 +547,5 @@ async def test_what_is_no_json_cannot_be_validated(http: httpx.AsyncClient, body
 
 async def test_the_schema_of_definitions_is_published(http: httpx.AsyncClient) -> None:
     schema = (await http.get("/v1/definitions/schema")).json()
-    assert schema["title"] == "Definition"
-    assert {"nodes", "tool_definitions", "edges"} <= schema["properties"].keys()
+    assert {"nodes", "tool_definitions", "edges"} <= schema["$defs"]["Definition"]["properties"].keys()
+    assert {"graph", "config"} <= schema["$defs"]["GraphReference"]["properties"].keys()

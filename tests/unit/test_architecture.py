@@ -24,6 +24,7 @@ CORE = {
     "definition": set[str](),
     "validation": {"errors", "job", "definition"},
     "tools": {"errors", "definition"},
+    "graphs": {"errors", "definition"},
     "scripted": set[str](),
     "models": {"errors", "job", "definition", "scripted"},
     "graph": {"strict_json", "definition", "tools", "models"},

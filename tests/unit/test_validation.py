@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent_executor import graph, validation
+from agent_executor.definition import Definition
 from tests.definitions import agent, specialist, tool
 
 ANYTHING = st.recursive(
@@ -80,6 +81,6 @@ def test_a_valid_definition_builds(document: dict[str, Any]) -> None:
 def test_nothing_crashes_the_validation_and_what_passes_is_a_definition(document: Any) -> None:
     report = validation.check(document, "")
     assert (report.definition is None) == bool(report.errors)
-    if report.definition is not None:
+    if isinstance(report.definition, Definition):
         assert report.definition.root.is_root
     assert all(finding.message for finding in (*report.errors, *report.warnings))

@@ -1,0 +1,121 @@
+"""Graphs that a deployment ships as code, by name: the `graphs` of a langgraph.json, the file of LangGraph's own tools.
+
+Owns loading and opening them. They are trusted: they run in this process, with its rights. What a job says of one is
+`definition.GraphReference`; here its name is looked up. Shapes of entries and of what they name follow LangGraph's
+server (docs.langchain.com, "Application structure" and "Rebuild graph at runtime").
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from langgraph.graph.state import StateGraph
+from langgraph.pregel import Pregel
+
+from .definition import GraphReference
+from .errors import GraphNotLoaded
+
+Graph = Pregel[Any, Any, Any, Any]
+
+
+class Graphs:
+    """The graphs of one file, all imported."""
+
+    def __init__(self, found: Mapping[str, Any] | None = None) -> None:
+        """`found`: compiled graphs, builders or factories, by name."""
+        self._found = dict(found or {})
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What a definition may name."""
+        return frozenset(self._found)
+
+    @asynccontextmanager
+    async def open(self, asked: GraphReference) -> AsyncIterator[Graph]:
+        """The compiled graph that is asked for, for one run.
+
+        A factory is called with the job's config if it takes an argument; it may be async, and may be a context
+        manager, which is left when the run ends.
+        """
+        name, config = asked.graph, asked.config.for_langgraph()
+        made = self._found[name]
+        if not isinstance(made, Pregel | StateGraph):
+            made = made(config) if _takes_config(made) else made()
+            if inspect.isawaitable(made):
+                made = await made
+        if hasattr(made, "__aenter__"):
+            async with made as entered:
+                yield _compiled(name, entered)
+        elif hasattr(made, "__enter__"):
+            with made as entered:
+                yield _compiled(name, entered)
+        else:
+            yield _compiled(name, made)
+
+
+def load(file: str | None) -> Graphs:
+    """Import every graph that `file` names; None has none. Directories among its `dependencies` can be imported from.
+
+    Raises:
+        GraphNotLoaded: naming the file, and the graph at fault.
+    """
+    if file is None:
+        return Graphs()
+    path = Path(file).resolve()
+    try:
+        document = json.loads(path.read_text())
+        entries = dict(document["graphs"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GraphNotLoaded(f"{path} is no langgraph.json with graphs: {type(error).__name__}") from error
+    for place in (".", *document.get("dependencies", ())):
+        directory = str((path.parent / place).resolve())
+        if Path(directory).is_dir() and directory not in sys.path:
+            sys.path.insert(0, directory)
+    return Graphs({name: _attribute(path, name, entry) for name, entry in entries.items()})
+
+
+def _attribute(file: Path, name: str, entry: Any) -> Any:
+    where = entry.get("path") if isinstance(entry, dict) else entry
+    source, _, attribute = str(where).rpartition(":")
+    try:
+        found = getattr(_module(file, source), attribute)
+    except Exception as error:
+        raise GraphNotLoaded(f"graph {name!r} of {file} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(found, Pregel | StateGraph) and not callable(found):
+        raise GraphNotLoaded(f"graph {name!r} of {file} is neither a graph nor a function that makes one")
+    return found
+
+
+def _module(file: Path, source: str) -> ModuleType:
+    if not source.endswith(".py"):
+        return importlib.import_module(source)
+    path = (file.parent / source).resolve()
+    spec = importlib.util.spec_from_file_location(f"langgraph_file_{abs(hash(path))}_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"no module at {path}")
+    if spec.name not in sys.modules:
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # before it runs, as dataclasses and type hints need it
+        spec.loader.exec_module(module)
+    return sys.modules[spec.name]
+
+
+def _takes_config(factory: Any) -> bool:
+    return bool(inspect.signature(factory).parameters)
+
+
+def _compiled(name: str, made: Any) -> Graph:
+    if isinstance(made, StateGraph):
+        made = made.compile()
+    if not isinstance(made, Pregel):
+        raise GraphNotLoaded(f"graph {name!r}: what was made is a {type(made).__name__}, and no graph")
+    return made

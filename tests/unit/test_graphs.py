@@ -1,0 +1,161 @@
+"""graphs: what a langgraph.json may name, and how it is opened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_executor import graphs, validation
+from agent_executor.definition import GraphReference
+from agent_executor.errors import GraphNotLoaded, InvalidInput
+from agent_executor.graphs import Graphs
+
+EXAMPLE = Path(__file__).parents[2] / "examples/three_nodes/langgraph.json"
+INPUT: Any = {"messages": [{"role": "user", "content": "how many words are these?"}]}
+CODE = """
+import contextlib
+from typing import TypedDict
+from langgraph.graph import START, StateGraph
+
+class State(TypedDict, total=False):
+    seen: str
+
+said = []
+
+def builder(word):
+    made = StateGraph(State)
+    made.add_node("only", lambda state: {"seen": word})
+    made.add_edge(START, "only")
+    return made
+
+compiled = builder("compiled").compile()
+plain = builder("builder")
+def factory(): return builder("factory")
+def with_config(config): return builder(config["configurable"]["word"]).compile()
+async def later(): return builder("later")
+@contextlib.contextmanager
+def around():
+    yield builder("around")
+    said.append("left")
+@contextlib.asynccontextmanager
+async def around_async(config):
+    yield builder(config["configurable"]["word"])
+    said.append("left")
+def no_graph(): return 5
+number = 5
+"""
+
+
+def write(place: Path, entries: Any, code: str = CODE) -> str:
+    (place / "code_of_graphs.py").write_text(code)
+    file = place / "langgraph.json"
+    file.write_text(json.dumps({"dependencies": ["."], "graphs": entries}))
+    return str(file)
+
+
+def ask(name: str, **configurable: Any) -> GraphReference:
+    return GraphReference.model_validate({"graph": name, "config": {"configurable": configurable}})
+
+
+async def seen(found: Graphs, asked: GraphReference) -> str:
+    async with found.open(asked) as opened:
+        state: dict[str, str] = await opened.ainvoke({})
+        return state["seen"]
+
+
+@pytest.mark.parametrize(
+    ("attribute", "word"),
+    [
+        ("compiled", "compiled"),
+        ("plain", "builder"),
+        ("factory", "factory"),
+        ("with_config", "mine"),
+        ("later", "later"),
+        ("around", "around"),
+        ("around_async", "mine"),
+    ],
+)
+async def test_every_shape_that_langgraphs_server_takes(tmp_path: Path, attribute: str, word: str) -> None:
+    found = graphs.load(write(tmp_path, {"mine": f"./code_of_graphs.py:{attribute}"}))
+    assert found.names == {"mine"}
+    assert await seen(found, ask("mine", word="mine")) == word
+    assert await seen(found, ask("mine", word="mine")) == word
+
+
+async def test_an_entry_may_be_an_object_and_name_a_module(tmp_path: Path) -> None:
+    (tmp_path / "module_of_graphs.py").write_text(CODE)
+    found = graphs.load(write(tmp_path, {"mine": {"path": "module_of_graphs:factory", "description": "x"}}))
+    assert await seen(found, ask("mine")) == "factory"
+
+
+def test_no_file_has_no_graphs() -> None:
+    assert graphs.load(None).names == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("entry", "complaint"),
+    [
+        ("./nowhere.py:graph", "graph 'mine'"),
+        ("./code_of_graphs.py:nothing", "AttributeError"),
+        ("no_such_module_anywhere:graph", "ModuleNotFoundError"),
+        ("./code_of_graphs.py:number", "neither a graph nor a function"),
+        ("nonsense", "graph 'mine'"),
+        (5, "graph 'mine'"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(tmp_path: Path, entry: Any, complaint: str) -> None:
+    with pytest.raises(GraphNotLoaded, match=complaint):
+        graphs.load(write(tmp_path, {"mine": entry}))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"graphs": 5}'])
+def test_a_file_without_graphs_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "langgraph.json"
+    file.write_text(text)
+    with pytest.raises(GraphNotLoaded, match=r"langgraph\.json"):
+        graphs.load(str(file))
+
+
+async def test_a_factory_that_makes_no_graph_fails_its_job(tmp_path: Path) -> None:
+    found = graphs.load(write(tmp_path, {"mine": "./code_of_graphs.py:no_graph"}))
+    with pytest.raises(GraphNotLoaded, match="int"):
+        await seen(found, ask("mine"))
+
+
+async def test_the_example() -> None:
+    found = graphs.load(str(EXAMPLE))
+    async with found.open(ask("three-nodes")) as opened:
+        state = await opened.ainvoke(INPUT)
+    assert state["messages"][-1].content == "5 words"
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(InvalidInput, match=r"agent_definition\.graph: names no graph .*; known are a, b"):
+        validation.read({"graph": "c"}, graphs={"b", "a"})
+    with pytest.raises(InvalidInput, match="known are none"):
+        validation.read({"graph": "c"})
+
+
+@pytest.mark.parametrize("key", ["thread_id", "checkpoint_id", "checkpoint_ns", "__pregel_runtime"])
+def test_what_the_service_sets_cannot_be_given(key: str) -> None:
+    document = {"graph": "a", "config": {"configurable": {key: "x"}}}
+    report = validation.check(document, "", {"a"})
+    assert [finding.field for finding in report.errors] == ["config.configurable"]
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [({"recursion_limit": 0}, "config.recursion_limit"), ({"callbacks": []}, "config.callbacks"), ([], "config")],
+)
+def test_a_config_is_checked(config: Any, field: str) -> None:
+    report = validation.check({"graph": "a", "config": config}, "", {"a"})
+    assert [finding.field for finding in report.errors] == [field]
+
+
+def test_what_is_odd_about_a_reference_is_a_warning() -> None:
+    report = validation.check({"graph": "a", "nodes": []}, "", {"a"})
+    assert report.errors == []
+    assert [finding.field for finding in report.warnings] == ["nodes"]
