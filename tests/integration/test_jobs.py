@@ -175,12 +175,11 @@ def test_a_model_that_calls_an_unknown_tool_is_told_so(service: Service) -> None
 @pytest.mark.parametrize(
     ("model", "kind", "words"),
     [
-        ({"provider": "nobody", "model": "x"}, "ModelUnavailable", "unknown model provider"),
         ({"provider": "openai", "model": "x"}, "ModelUnavailable", "OPENAI_API_KEY"),
         ({"provider": "scripted", "model": "x", "replies": []}, "InvalidInput", "model.replies"),
         ({"provider": "scripted", "model": "x", "replies": [{"error": "overloaded"}]}, "ScriptedError", "overloaded"),
     ],
-    ids=["provider", "key", "options", "failure"],
+    ids=["key", "options", "failure"],
 )
 def test_a_model_that_cannot_be_had_fails_the_job(
     service: Service, model: dict[str, Any], kind: str, words: str
