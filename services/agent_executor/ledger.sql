@@ -34,13 +34,14 @@ with silent as (
             or pg_postmaster_start_time() > lease_until - make_interval(secs => %(lease_s)s)
         )
     end
+    order by lease_until, job_id
     limit %(slots)s
     for update skip locked
 ), waiting as (
     select job_id, false as excused
     from jobs
     where status = 'queued' and due_at <= now() and job_id <> all(%(held)s::text[])
-    order by due_at
+    order by due_at, job_id
     limit %(slots)s - (select count(*) from silent)
     for update skip locked
 ), found as (
@@ -60,7 +61,7 @@ returning jobs.job_id, trace_id, source, event_id, definition, input, traceparen
 with released as (
     update jobs
     set status = 'queued', attempt = attempt - 1, lease_owner = null, lease_until = null, updated_at = now(),
-        due_at = now() + make_interval(secs => %(delay_s)s)
+        due_at = greatest(due_at, case when %(delay_s)s > 0 then now() + make_interval(secs => %(delay_s)s) end)
     where job_id = %(job_id)s and fence = %(fence)s and status = 'running'
     returning job_id
 )

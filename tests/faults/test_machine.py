@@ -122,7 +122,7 @@ class LedgerMachine(RuleBasedStateMachine):
     )
     def claim(self, owner: str, slots: int, take_over: bool, answer_lost: bool, still_stopping: bool) -> Any:
         """`still_stopping`: runs that the owner has lost have not ended yet, so it still holds their jobs."""
-        self._sql("update jobs set due_at = now() where status = 'queued'")
+        self._sql("update jobs set due_at = created_at where status = 'queued'")
         if not still_stopping:
             self._forget_what_is_lost(owner)
         given = self._do(self.ledger.claim(owner, slots, self.held[owner], take_over=take_over))
