@@ -79,3 +79,15 @@ class GraphNotLoaded(AgentExecutorError):
 
 class ToolScriptError(AgentExecutorError):
     """A tool script does not run, or does not make the tool it promises."""
+
+
+class ToolFailed(AgentExecutorError):
+    """A tool came to no end of its own: its process died, or a limit stopped it, which the message names."""
+
+
+class ToolTimeout(ToolFailed):
+    """A tool took longer than TOOL_TIMEOUT_S."""
+
+
+class SandboxUnavailable(AgentExecutorError):
+    """Tool scripts cannot be run here, since they could not be confined; the message names what is missing."""

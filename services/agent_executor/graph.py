@@ -16,12 +16,13 @@ from deepagents import SubAgent, create_deep_agent
 from deepagents.middleware.subagents import GENERAL_PURPOSE_SUBAGENT
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain_core.messages import BaseMessage, ToolMessage
+from langchain_core.tools import BaseTool
 from langgraph.config import get_stream_writer
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command
 
-from . import models, tools
+from . import models
 from .definition import Definition, Node
 from .strict_json import scrub
 
@@ -31,20 +32,24 @@ _CALLS = uuid.uuid5(uuid.NAMESPACE_DNS, "tool-call.agent-executor-service")
 Graph = CompiledStateGraph[Any, Any, Any, Any]
 
 
-async def build(definition: Definition, credentials_of: models.CredentialSource) -> Graph:
-    """Build the graph; scripts and provider imports run in a thread, since both may take long.
+async def build(
+    definition: Definition,
+    credentials_of: models.CredentialSource,
+    tools: Callable[[], Awaitable[Mapping[str, BaseTool]]],
+) -> Graph:
+    """Build the graph with what `tools` makes of the definition's scripts; providers are imported in a thread.
 
     Raises:
-        ModelUnavailable, ToolScriptError, InvalidInput: what the definition asks for cannot be had.
+        ModelUnavailable, InvalidInput: what the definition asks for cannot be had. What `tools` raises.
     """
     providers = {node.config.model.provider for node in definition.nodes}
     credentials = {provider: await credentials_of(provider) for provider in providers if provider in models.PROVIDERS}
-    return await asyncio.to_thread(_assemble, definition, credentials)
+    return await asyncio.to_thread(_assemble, definition, credentials, await tools())
 
 
-def _assemble(definition: Definition, credentials: Mapping[str, models.Credentials]) -> Graph:
-    made = tools.load(definition.tool_definitions)
-
+def _assemble(
+    definition: Definition, credentials: Mapping[str, models.Credentials], made: Mapping[str, BaseTool]
+) -> Graph:
     def parts(node: Node) -> dict[str, Any]:
         choice = node.config.model
         return {

@@ -16,6 +16,8 @@ _TYPES = (TimeoutError, ConnectionError)
 def may_pass(error: BaseException) -> bool:
     """Whether `error`, or what it was raised from, is of a kind that passes."""
     for each in _chain(error):
+        if isinstance(passes := getattr(each, "may_pass", None), bool):
+            return passes  # a tool's; decided by this very function, where the exception still was itself
         status = getattr(each, "status_code", None) or getattr(getattr(each, "response", None), "status_code", None)
         if isinstance(status, int):  # the clients of openai, anthropic and ollama, and httpx, all say it so
             return (status >= 500 or status in _STATUSES) and getattr(each, "code", None) not in _SPENT

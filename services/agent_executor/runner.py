@@ -24,6 +24,7 @@ from .ledger import Claim
 from .models import CredentialSource
 from .redaction import redact
 from .retries import may_pass
+from .sandbox.pool import Sandbox
 from .stream import Channel
 
 _MODES: Any = ["values", "messages", "custom"]
@@ -36,6 +37,7 @@ class Runner:
         self,
         pool: Pool,
         credentials_of: CredentialSource,
+        sandbox: Sandbox,
         graphs: Graphs | None = None,
         *,
         max_steps: int,
@@ -43,6 +45,7 @@ class Runner:
     ) -> None:
         self._pool = pool
         self._credentials_of = credentials_of
+        self._sandbox = sandbox
         self._graphs = graphs or Graphs()
         self._max_steps = max_steps
         self._error_detail = error_detail
@@ -73,8 +76,9 @@ class Runner:
         if isinstance(asked, GraphReference):
             async with self._graphs.open(asked) as compiled:
                 return await self._execute(compiled, asked.config.for_langgraph(), claim, channel, control)
-        compiled = await graph.build(asked, self._credentials_of)
-        return await self._execute(compiled, {}, claim, channel, control)
+        async with self._sandbox.box(asked.tool_definitions) as box:  # whatever ends the run ends its tools with it
+            compiled = await graph.build(asked, self._credentials_of, box.tools)
+            return await self._execute(compiled, {}, claim, channel, control)
 
     async def _execute(
         self, compiled: Any, asked: Mapping[str, Any], claim: Claim, channel: Channel, control: RunControl

@@ -27,6 +27,8 @@ from .notify import Listener
 from .outbox import Outbox, to_nats, to_sink
 from .redaction import remember, remember_url
 from .runner import Runner
+from .sandbox.options import Options
+from .sandbox.pool import Sandbox
 from .settings import Settings, provider_environment
 from .sweeper import Sweeper
 from .vault import Credentials, Vault
@@ -79,6 +81,7 @@ class Service:
         if settings.k_sink is not None:
             self._outboxes.append(Outbox(self.pool, "sink", to_sink(self._http, settings.k_sink)))
         self._intake = Intake(self._broker, self.ledger, max_body_bytes=settings.max_body_bytes, graphs=graphs.names)
+        self._sandbox = _sandbox(settings)
         self._leases = Leases(dsn, settings.lease_s)
         self._worker = Worker(
             self.ledger,
@@ -109,11 +112,13 @@ class Service:
         opened.push_async_callback(self.events.aclose)
         opened.push_async_callback(self._http.aclose)
         opened.push_async_callback(self._broker.close)
+        opened.push_async_callback(self._sandbox.close)  # after the worker, whose jobs end their tools themselves
         opened.push_async_callback(self._end_parts)
         for run in (self.listener.run, self._publisher.run, self._broker.run, *(box.run for box in self._outboxes)):
             self._keep(run)
         opened.push_async_callback(asyncio.to_thread, self._leases.stop)
         self._leases.start()
+        self._keep(self._sandbox.open)
         self._keep(self._worker.run)
         self._keep(self._sweeper.run)
         self._keep(self._intake.run)
@@ -194,6 +199,7 @@ class Service:
         return Runner(
             self.pool,
             credentials.of,
+            self._sandbox,
             self.graphs,
             max_steps=self.settings.max_steps,
             error_detail=self.settings.error_detail,
@@ -234,6 +240,18 @@ def _remember_secrets(settings: Settings) -> None:
     remember(settings.vault_token.get_secret_value() if settings.vault_token else None)
     for url in (settings.redis_url, settings.nats_url):
         remember_url(url.get_secret_value())
+
+
+def _sandbox(settings: Settings) -> Sandbox:
+    return Sandbox(
+        Options(
+            mode=settings.tool_sandbox,
+            network=settings.tool_network,
+            timeout_s=settings.tool_timeout_s,
+            memory_bytes=settings.tool_memory_bytes,
+            output_bytes=settings.tool_output_bytes,
+        )
+    )
 
 
 def _vault(settings: Settings) -> Vault | None:

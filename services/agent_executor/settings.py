@@ -77,6 +77,18 @@ class Settings(BaseSettings):
     )
     error_detail: Literal["full", "message"] = Field("full", description="`message` leaves stack traces out of errors")
 
+    tool_sandbox: Literal["require", "best-effort", "off"] = Field(
+        "require", description="whether tool scripts have to be confined"
+    )
+    tool_network: Literal["none", "allow"] = Field("none", description="`allow` lets tool scripts use the network")
+    tool_timeout_s: Annotated[float, Field(gt=0)] = Field(60, description="seconds that one call of a tool may take")
+    tool_memory_bytes: Annotated[int, Field(ge=2**26)] = Field(
+        512 * 2**20, description="memory that a job's tool scripts may take together"
+    )
+    tool_output_bytes: Annotated[int, Field(ge=2**10)] = Field(
+        2**20, description="largest result of one call of a tool, as JSON"
+    )
+
     log_level: str = Field("info", description="debug, info, warning, error")
     otel_exporter_otlp_endpoint: str | None = Field(None, description="OTLP collector; tracing is off without it")
     crash_at: Point | None = Field(None, description="for tests: the point at which the process kills itself")

@@ -6,10 +6,14 @@ a mistake in one place hides none in another. Builds nothing and runs no script.
 
 from __future__ import annotations
 
+import functools
+import re
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from importlib import metadata
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -91,6 +95,11 @@ def _errors(document: dict[str, Any]) -> Found:
     yield from _repeated({f"{path}.name": tool.get("name") for path, tool in tools.items()})
     yield from _repeated({f"{path}.id": node.get("id") for path, node in nodes.items()})
     yield from _repeated({f"{path}.config.name": _config(node).get("name") for path, node in nodes.items()})
+    for path, tool in tools.items():
+        names = _object(tool.get("runtime")).get("dependencies")
+        for index, name in enumerate(names if isinstance(names, list) else []):
+            if isinstance(name, str) and not is_installed(name):
+                yield f"{path}.runtime.dependencies[{index}]", "is not installed here"
     known = {tool.get("name") for tool in tools.values() if isinstance(tool.get("name"), str)}
     is_known = len(known) > 0 or not document.get("tool_definitions")  # or every name would dangle
     for path, node in nodes.items():
@@ -99,6 +108,22 @@ def _errors(document: dict[str, Any]) -> Found:
         for index, name in enumerate(names if is_known and isinstance(names, list) else []):
             if isinstance(name, str) and name not in known:
                 yield f"{path}.config.tools[{index}]", "names a tool that tool_definitions does not define"
+
+
+def is_installed(dependency: str) -> bool:
+    """Whether a script can import this distribution; what follows the name (`>=2`, `[extra]`) is not looked at."""
+    name = _normalised(re.split(r"[^\w.-]", dependency.strip())[0])
+    return name in _distributions() or name in sys.stdlib_module_names
+
+
+@functools.cache
+def _distributions() -> frozenset[str]:
+    return frozenset(_normalised(each.name) for each in metadata.distributions() if each.name)
+
+
+def _normalised(name: str) -> str:
+    """As PEP 503 has it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _node_errors(path: str, config: dict[str, Any]) -> Found:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
+from agent_executor.sandbox.nursery import Nursery
+from agent_executor.sandbox.options import Options
+from agent_executor.sandbox.pool import Sandbox
 from agent_executor.settings import Settings
 
 REQUIRED = {
@@ -28,3 +33,18 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 def settings(environment: dict[str, str]) -> Settings:
     """Settings of that environment."""
     return Settings()
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Where all tools of these tests come from."""
+    started = Nursery()
+    started.start()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def sandbox(nursery: Nursery) -> Sandbox:
+    """Runs tool scripts, confined as well as this machine can."""
+    return Sandbox(Options(mode="best-effort", timeout_s=20), nursery)

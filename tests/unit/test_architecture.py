@@ -23,22 +23,27 @@ CORE = {
     "retries": set[str](),
     "definition": set[str](),
     "validation": {"errors", "job", "definition"},
-    "tools": {"errors", "definition"},
+    "sandbox": {"errors", "retries", "definition"},
     "graphs": {"errors", "definition"},
     "scripted": set[str](),
     "models": {"errors", "job", "definition", "scripted"},
-    "graph": {"strict_json", "definition", "tools", "models"},
+    "graph": {"strict_json", "definition", "models"},
 }
 
 
-def _names(path: Path, *, types: bool) -> set[str]:
-    """Names of the package's modules that a module imports, anywhere in it; `types`: its types as well."""
+def _names(path: Path, *, types: bool, level: int = 1) -> set[str]:
+    """Names of the package's modules that a module imports, anywhere in it; `types`: its types as well.
+
+    `level`: how many dots lead to the package.
+    """
     found: set[str] = set()
     tree = ast.parse(path.read_text())
     if not types:
         tree.body = [each for each in tree.body if not (isinstance(each, ast.If) and "TYPE_CHECKING" in ast.dump(each))]
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
+            if node.level != level:
+                continue
             found |= {node.module.partition(".")[0]} if node.module else {each.name for each in node.names}
         elif isinstance(node, ast.ImportFrom | ast.Import):
             whole = [node.module or ""] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names]
@@ -46,12 +51,20 @@ def _names(path: Path, *, types: bool) -> set[str]:
     return found & MODULES
 
 
-MODULES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} | {"migrate"}
-IMPORTS = {name: _names(PACKAGE / f"{name}.py", types=True) for name in sorted(MODULES - {"migrate"})}
+def _imports(name: str, *, types: bool) -> set[str]:
+    """What a module of the package imports from it; of `sandbox`, what any of its modules does."""
+    if name != "sandbox":
+        return _names(PACKAGE / f"{name}.py", types=types)
+    return set().union(*(_names(path, types=types, level=2) for path in IN_SANDBOX.values()))
+
+
+MODULES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} | {"migrate", "sandbox"}
+IN_SANDBOX = {path.stem: path for path in (PACKAGE / "sandbox").glob("*.py")}
+IMPORTS = {name: _imports(name, types=True) for name in sorted(MODULES - {"migrate"})}
 
 
 def test_there_are_no_cycles() -> None:
-    needed = {name: _names(PACKAGE / f"{name}.py", types=False) for name in IMPORTS}
+    needed = {name: _imports(name, types=False) for name in IMPORTS}
     assert [*TopologicalSorter(needed).static_order()]
 
 
@@ -79,13 +92,31 @@ def test_only_the_app_knows_the_service() -> None:
     assert {name for name, imported in IMPORTS.items() if "service" in imported} <= {"app", "api", "event_stream"}
 
 
-@pytest.mark.parametrize("module", ["graph", "runner", "worker", "intake", "models", "tools"])
+@pytest.mark.parametrize("module", ["graph", "runner", "worker", "intake", "models", "sandbox"])
 def test_nothing_that_does_work_knows_http(module: str) -> None:
     assert not IMPORTS[module] & {"api", "api_models", "app", "event_stream", "health", "service"}
 
 
 def test_the_worker_knows_no_graph_and_no_broker() -> None:
     assert not IMPORTS["worker"] & {"graph", "runner", "definition", "broker", "intake", "outbox"}
+
+
+def test_what_a_child_runs_knows_nothing_of_the_service() -> None:
+    """Neither does the zygote: what it imports is in the memory of every child."""
+    theirs = {"zygote", "child", "scripts", "frames", "directory", "confine", "landlock", "seccomp", "syscalls"}
+    assert theirs < IN_SANDBOX.keys()
+    for name in theirs:
+        assert _names(IN_SANDBOX[name], types=True, level=2) <= {"retries"}, name
+        siblings = {path.stem for path in IN_SANDBOX.values()} & _siblings(IN_SANDBOX[name])
+        assert siblings <= theirs, name
+
+
+def _siblings(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            found |= {node.module.partition(".")[0]} if node.module else {each.name for each in node.names}
+    return found
 
 
 def test_the_migration_runner_imports_nothing_of_the_service() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from agent_executor.errors import LeaseLost, Stopped, Unavailable
 from agent_executor.job import Status
 from agent_executor.ledger import Claim
 from agent_executor.runner import Runner, output
+from agent_executor.sandbox.pool import Sandbox
 from tests.definitions import INPUT, adder, agent, tool
 
 POOL = database.pool("host=nowhere.invalid", 2)
@@ -51,17 +52,30 @@ def claim(definition: dict[str, Any]) -> Claim:
     return Claim("job-1", "trace-1", definition, INPUT, traceparent=None, attempt=1, fence=1)
 
 
-def runner(max_steps: int = 100, **options: Any) -> Runner:
-    return Runner(POOL, no_credentials, max_steps=max_steps, **options)
+Run = Callable[..., Coroutine[Any, Any, Any]]
 
 
-async def run(definition: dict[str, Any], heard: Heard | None = None, **options: Any) -> Any:
-    channel: Any = heard or Heard()
-    one = runner(**options)
-    return await one.run(claim(definition), channel, one.control())
+@pytest.fixture
+def runner(sandbox: Sandbox) -> Callable[..., Runner]:
+    def make(max_steps: int = 100, **options: Any) -> Runner:
+        return Runner(POOL, no_credentials, sandbox, max_steps=max_steps, **options)
+
+    return make
 
 
-async def test_a_job_completes_with_the_last_messages_content_and_says_what_it_does() -> None:
+@pytest.fixture
+def run(runner: Callable[..., Runner]) -> Run:
+    """Run a definition to its outcome."""
+
+    async def run(definition: dict[str, Any], heard: Heard | None = None, **options: Any) -> Any:
+        channel: Any = heard or Heard()
+        one = runner(**options)
+        return await one.run(claim(definition), channel, one.control())
+
+    return run
+
+
+async def test_a_job_completes_with_the_last_messages_content_and_says_what_it_does(run: Run) -> None:
     heard = Heard()
     outcome = await run(adder(), heard)
     assert (outcome.status, outcome.result, outcome.error) == (Status.COMPLETED, "The Calculator says: 5", None)
@@ -78,7 +92,7 @@ async def test_a_job_completes_with_the_last_messages_content_and_says_what_it_d
     assert not {"end", "error"} & {kind for kind, _ in heard.events}
 
 
-async def test_a_job_that_was_cut_off_goes_on_from_its_checkpoint() -> None:
+async def test_a_job_that_was_cut_off_goes_on_from_its_checkpoint(run: Run) -> None:
     started = asyncio.Event()
     asked: list[str] = []
     source = HEAD + "calls = []\n@tool\ndef once() -> str:\n    'T.'\n    return 'first result'\n"
@@ -106,7 +120,7 @@ async def test_a_job_that_was_cut_off_goes_on_from_its_checkpoint() -> None:
     ]
 
 
-async def test_a_job_that_had_already_ended_runs_no_node_again() -> None:
+async def test_a_job_that_had_already_ended_runs_no_node_again(run: Run) -> None:
     first = await run(agent([{"text": "once"}]))
     heard = Heard()
     again = await run(agent([{"text": "twice"}]), heard)
@@ -114,7 +128,7 @@ async def test_a_job_that_had_already_ended_runs_no_node_again() -> None:
     assert heard["on_llm_stream"] == []
 
 
-async def test_an_exception_is_a_failed_outcome_with_its_trace() -> None:
+async def test_an_exception_is_a_failed_outcome_with_its_trace(run: Run) -> None:
     boom = tool("boom", HEAD + "@tool\ndef boom() -> str:\n    'T.'\n    raise ValueError('no luck')\n")
     outcome = await run(agent([{"tool_calls": [{"name": "boom"}]}, {"text": "never"}], tools=[boom]))
     assert outcome.status is Status.FAILED
@@ -122,7 +136,7 @@ async def test_an_exception_is_a_failed_outcome_with_its_trace() -> None:
     assert '"<tool boom>", line 5' in outcome.error["stack_trace"]
 
 
-async def test_error_detail_message_leaves_the_trace_out() -> None:
+async def test_error_detail_message_leaves_the_trace_out(run: Run) -> None:
     outcome = await run(agent([{"error": "overloaded"}]), error_detail="message")
     assert outcome.error == {"message": "overloaded", "type": "ScriptedError", "stack_trace": ""}
 
@@ -135,24 +149,26 @@ async def test_error_detail_message_leaves_the_trace_out() -> None:
         (agent([]), "InvalidInput"),
     ],
 )
-async def test_a_definition_that_cannot_be_built_fails_without_a_trace(definition: dict[str, Any], kind: str) -> None:
+async def test_a_definition_that_cannot_be_built_fails_without_a_trace(
+    run: Run, definition: dict[str, Any], kind: str
+) -> None:
     outcome = await run(definition)
     assert (outcome.status, outcome.error["type"], outcome.error["stack_trace"]) == (Status.FAILED, kind, "")
 
 
-async def test_a_message_that_cannot_be_stored_is_repaired() -> None:
+async def test_a_message_that_cannot_be_stored_is_repaired(run: Run) -> None:
     outcome = await run(agent([{"error": "a\0b\ud800"}]))
     assert outcome.error["message"] == "a\ufffdb\ufffd"
     assert "\0" not in outcome.error["stack_trace"]
 
 
-async def test_a_job_takes_no_more_steps_than_it_may() -> None:
+async def test_a_job_takes_no_more_steps_than_it_may(run: Run) -> None:
     noop = tool("noop", HEAD + "@tool\ndef noop() -> str:\n    'T.'\n    return 'x'\n")
     outcome = await run(agent([{"tool_calls": [{"name": "noop"}]}] * 20, tools=[noop]), max_steps=10)
     assert outcome.error["type"] == "GraphRecursionError"
 
 
-async def test_a_script_that_exits_fails_its_job_only() -> None:
+async def test_a_script_that_exits_fails_its_job_only(run: Run) -> None:
     outcome = await run(agent([{"text": "x"}], tools=[tool("one", "raise SystemExit(3)")]))
     assert outcome.status is Status.FAILED
 
@@ -183,7 +199,7 @@ def key(runtime: ToolRuntime = None) -> str:
 """
 
 
-async def test_every_tool_call_has_an_idempotency_key_of_its_own() -> None:
+async def test_every_tool_call_has_an_idempotency_key_of_its_own(run: Run) -> None:
     heard = Heard()
     twice = {"tool_calls": [{"name": "key"}, {"name": "key"}]}
     await run(agent([twice, {"tool_calls": [{"name": "key"}]}, {"text": "x"}], tools=[tool("key", KEY)]), heard)
@@ -192,7 +208,9 @@ async def test_every_tool_call_has_an_idempotency_key_of_its_own() -> None:
     assert all(UUID(each) for each in keys)
 
 
-async def test_a_run_that_is_asked_to_stop_ends_at_a_checkpoint_and_goes_on_from_there(memory: InMemorySaver) -> None:
+async def test_a_run_that_is_asked_to_stop_ends_at_a_checkpoint_and_goes_on_from_there(
+    runner: Callable[..., Runner], memory: InMemorySaver
+) -> None:
     """Also in the middle of a specialist."""
     one = runner()
 
@@ -213,7 +231,7 @@ async def test_a_run_that_is_asked_to_stop_ends_at_a_checkpoint_and_goes_on_from
 
 
 @pytest.mark.parametrize("error", [Unavailable("away"), LeaseLost("gone")])
-async def test_what_is_no_outcome_is_raised(memory: InMemorySaver, error: Exception) -> None:
+async def test_what_is_no_outcome_is_raised(run: Run, memory: InMemorySaver, error: Exception) -> None:
     async def fail(*args: Any, **kwargs: Any) -> Any:
         raise error
 

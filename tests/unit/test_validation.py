@@ -7,11 +7,15 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent_executor import graph, validation
 from agent_executor.definition import Definition
+from agent_executor.sandbox.nursery import Nursery
+from agent_executor.sandbox.options import Options
+from agent_executor.sandbox.pool import Sandbox
 from tests.definitions import agent, specialist, tool
 
 ANYTHING = st.recursive(
@@ -65,15 +69,21 @@ def damaged(draw: st.DrawFn) -> Any:
         return document
 
 
+async def _built(definition: Definition, nursery: Nursery) -> Any:
+    sandbox = Sandbox(Options(mode="best-effort"), nursery)
+    async with sandbox.box(definition.tool_definitions) as box:
+        return await graph.build(definition, _no_credentials, box.tools)
+
+
 async def _no_credentials(provider: str) -> Mapping[str, str]:
     return {}
 
 
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(definitions())
-def test_a_valid_definition_builds(document: dict[str, Any]) -> None:
+def test_a_valid_definition_builds(nursery: Nursery, document: dict[str, Any]) -> None:
     assert validation.check(document).errors == []
-    assert asyncio.run(graph.build(validation.parse(document), _no_credentials))
+    assert asyncio.run(_built(validation.parse(document), nursery))
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -84,3 +94,19 @@ def test_nothing_crashes_the_validation_and_what_passes_is_a_definition(document
     if isinstance(report.definition, Definition):
         assert report.definition.root.is_root
     assert all(finding.message for finding in (*report.errors, *report.warnings))
+
+
+@pytest.mark.parametrize("name", ["langchain-core", "Langchain_Core", "langchain.core", "langchain-core>=1,<9", "json"])
+def test_a_dependency_that_is_installed(name: str) -> None:
+    document = agent([{"text": "x"}], tools=[tool("one", "1")])
+    document["tool_definitions"][0]["runtime"]["dependencies"] = [name]
+    assert validation.parse(document).tool_definitions[0].runtime.dependencies == (name,)
+
+
+@pytest.mark.parametrize("name", ["no-such-distribution", "langchain-core2", "", ">=2", "../x"])
+def test_a_dependency_that_is_not_installed_is_a_finding(name: str) -> None:
+    document = agent([{"text": "x"}], tools=[tool("one", "1"), tool("two", "1")])
+    document["tool_definitions"][1]["runtime"]["dependencies"] = ["langchain-core", name]
+    found = validation.check(document).errors
+    field = "agent_definition.tool_definitions[1].runtime.dependencies[1]"
+    assert [str(each) for each in found] == [f"{field}: is not installed here"]

@@ -1,0 +1,80 @@
+"""A child's own directory, seen from outside: how much is in it, and how it goes.
+
+Whoever fills it is no friend: names may be longer than a path can be, links may lead anywhere, rights may be taken
+away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+MOST_ENTRIES = 10_000
+DEEPEST = 32
+
+
+class TooMuch(Exception):
+    """The directory holds more than it may; the message says what of."""
+
+
+def measure(root: str, most_bytes: int) -> int:
+    """Bytes in all files below `root`.
+
+    Raises:
+        TooMuch: more bytes, entries or levels than are allowed, or what cannot be looked into.
+    """
+    total = entries = 0
+    waiting = [(root, 0)]
+    while waiting:
+        path, depth = waiting.pop()
+        for entry in _listed(path):
+            entries += 1
+            with contextlib.suppress(FileNotFoundError):
+                total += entry.stat(follow_symlinks=False).st_blocks * 512
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append((entry.path, depth + 1))
+            if total > most_bytes:
+                raise TooMuch(f"more than {most_bytes} bytes in its directory")
+            if entries > MOST_ENTRIES or depth > DEEPEST:
+                raise TooMuch(f"more than {MOST_ENTRIES} files or {DEEPEST} levels in its directory")
+    return total
+
+
+def _listed(path: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as found:
+            return [entry for entry, _ in zip(found, range(MOST_ENTRIES + 1), strict=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise TooMuch(f"a directory that cannot be looked into ({error.strerror})") from None
+
+
+def remove(root: str) -> None:
+    """Delete it all. Whoever filled it is dead. No level costs a descriptor or a stack frame, however deep it goes."""
+    with contextlib.suppress(OSError):
+        number, token = 0, uuid.uuid4().hex
+        while subdirectories := [entry.path for entry in _emptied(root)]:
+            for path in subdirectories:
+                for below in _emptied(path):
+                    number += 1
+                    os.chmod(below.path, 0o700)  # noqa: PTH101 - without it, it cannot be moved
+                    os.rename(below.path, f"{root}/{token}-{number}")  # noqa: PTH104
+                Path(path).rmdir()
+        Path(root).rmdir()
+    if Path(root).exists():
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _emptied(path: str) -> list[os.DirEntry[str]]:
+    """Delete the files in a directory and return the directories in it."""
+    os.chmod(path, 0o700)  # noqa: PTH101
+    with os.scandir(path) as found:
+        entries = list(found)
+    for entry in entries:
+        if not entry.is_dir(follow_symlinks=False):
+            Path(entry.path).unlink()
+    return [entry for entry in entries if entry.is_dir(follow_symlinks=False)]

@@ -1,0 +1,138 @@
+"""The zygote seen from the service: starts it, orders children, has them killed, hears how they ended.
+
+A thread listens to it, so that any event loop can wait for what it hears. `start` and `close` block, the others take no
+longer than a few system calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import SandboxUnavailable
+from .directory import remove
+
+_START_S = 60
+_END_S = 5
+
+
+@dataclass(eq=False)
+class Life:
+    """One child: our end of its pipe, and in the end its exit code (negative: a signal; None: nobody can tell)."""
+
+    number: int
+    pipe: socket.socket
+    directory: str
+    ended: Future[int | None] = field(default_factory=Future)
+
+
+class Nursery:
+    """One zygote, from `start` to `close`."""
+
+    def __init__(self) -> None:
+        self.missing: list[str] = []
+        self._lives: dict[int, Life] = {}
+        self._number = 0
+        self._lock = threading.Lock()
+        self._ready: Future[Mapping[str, Any]] = Future()
+        self._root = tempfile.mkdtemp(prefix="agent-executor-tools-")
+        self._control, theirs = socket.socketpair()
+        command = [sys.executable, "-I", "-m", f"{__package__}.zygote", str(theirs.fileno()), self._root]
+        quiet = subprocess.DEVNULL
+        with theirs:
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], env={}, cwd="/", stdin=quiet, stdout=quiet, stderr=quiet
+            )
+        threading.Thread(target=self._listen, daemon=True, name="sandbox").start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the zygote still runs."""
+        return self._process.poll() is None
+
+    @property
+    def process_id(self) -> int:
+        """The zygote's."""
+        return self._process.pid
+
+    def start(self) -> None:
+        """Wait until the zygote has imported what tools need: about a second. `missing` is known then.
+
+        Raises:
+            SandboxUnavailable: it does not start; the message has its own words.
+        """
+        try:
+            self.missing = self._ready.result(_START_S)["missing"]
+        except TimeoutError:
+            raise SandboxUnavailable(f"the process that runs tools was not ready within {_START_S} s") from None
+
+    def bear(self, order: Mapping[str, Any]) -> Life:
+        """A new child, which is confined and then serves its pipe. `order`: mode, limits, output_bytes.
+
+        Raises:
+            SandboxUnavailable: the zygote has ended.
+        """
+        pipe, theirs = socket.socketpair()
+        with theirs, self._lock:
+            self._number += 1
+            place = Path(self._root) / str(self._number)
+            life = self._lives[self._number] = Life(self._number, pipe, str(place))
+            try:
+                place.mkdir(0o700)
+                line = json.dumps({**order, "bear": life.number, "directory": life.directory}).encode() + b"\n"
+                socket.send_fds(self._control, [line], [theirs.fileno()])
+            except OSError as error:
+                pipe.close()
+                self._end(life.number, None)
+                raise SandboxUnavailable(f"the process that runs tools has ended ({error.strerror})") from None
+        return life
+
+    def kill(self, life: Life) -> None:
+        """Kill a child and all it started; one that has ended is left alone."""
+        with contextlib.suppress(OSError), self._lock:
+            self._control.sendall(json.dumps({"kill": life.number}).encode() + b"\n")
+
+    def close(self) -> None:
+        """End the zygote, which kills all children and removes what they wrote."""
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_WR)
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        remove(self._root)
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError), self._control.makefile("rb") as lines:
+            for line in lines:
+                said = json.loads(line)
+                if "died" in said:
+                    self._end(said["died"], said["status"])
+                elif "failed" in said:
+                    self._fail(said["failed"])
+                else:
+                    self._ready.set_result(said)
+        self._fail("it has ended")
+        for number in [*self._lives]:
+            self._end(number, None)
+        self._control.close()
+
+    def _fail(self, words: str) -> None:
+        if not self._ready.done():
+            self._ready.set_exception(SandboxUnavailable(f"the process that runs tools does not start: {words}"))
+
+    def _end(self, number: int, status: int | None) -> None:
+        life = self._lives.pop(number, None)
+        if life is not None:
+            life.ended.set_result(status)

@@ -1,0 +1,121 @@
+"""A child's tools as the graph sees them: langchain tools that know what to ask a child, and nothing of a script.
+
+They belong to no job: a graph with them can be kept, and finds the box of the job that runs it in `current`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from langchain.tools import ToolRuntime
+from langchain_core.messages import ToolMessage
+from langchain_core.tools import BaseTool, StructuredTool
+from langgraph.types import Command, interrupt
+
+from ..errors import ToolFailed, ToolScriptError
+from .process import Ask
+
+_CONFIGURABLE = ("thread_id", "checkpoint_ns", "checkpoint_id", "idempotency_key")  # the rest may hold secrets
+
+
+class ToolRaised(Exception):
+    """An exception of a tool, raised again on this side, by a subclass that is called like the tool's own class."""
+
+    def __init__(self, message: str, *, may_pass: bool) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
+
+
+class Calls(Protocol):
+    """What a proxy needs of a box."""
+
+    async def call(self, tool: str, request: Mapping[str, Any], answer: Ask) -> dict[str, Any]:
+        """Have the job's child call a tool."""
+
+
+current: ContextVar[Calls] = ContextVar("box")
+
+
+def tool(spec: Mapping[str, Any]) -> BaseTool:
+    """The tool that a child has described; its description is somebody else's words, checked here.
+
+    Raises:
+        ToolScriptError: they describe no tool.
+    """
+    name, fields = spec.get("name"), spec.get("state")
+    texts = isinstance(name, str) and isinstance(spec.get("description"), str)
+    if not (texts and isinstance(spec.get("schema"), dict) and (fields is None or isinstance(fields, list))):
+        raise ToolScriptError("a script describes no tool")
+
+    async def call(runtime: ToolRuntime, **arguments: Any) -> Any:
+        request = {
+            "tool": name,
+            "arguments": arguments,
+            "call_id": runtime.tool_call_id,
+            "key": _configurable(runtime).get("idempotency_key", ""),
+            "configurable": _configurable(runtime),
+            "state": _state(runtime.state, fields),
+        }
+        return _result(str(name), await current.get().call(str(name), request, _interrupt))
+
+    return StructuredTool(
+        name=name,
+        description=spec["description"],
+        args_schema=spec["schema"],
+        coroutine=call,
+        return_direct=spec.get("return_direct") is True,
+    )
+
+
+def _configurable(runtime: ToolRuntime) -> dict[str, Any]:
+    found = runtime.config.get("configurable", {})
+    return {name: found[name] for name in _CONFIGURABLE if name in found}
+
+
+def _state(state: Any, fields: list[str] | None) -> Any:
+    if fields is None or not isinstance(state, dict):
+        return state
+    return {name: state[name] for name in fields if name in state}
+
+
+def _interrupt(value: Any, schema: Any) -> Any:
+    return interrupt(value, response_schema=schema if isinstance(schema, dict) else None)
+
+
+def _result(name: str, reply: Mapping[str, Any]) -> Any:
+    if "result" in reply:
+        found = reply["result"]
+        try:
+            return [_answer(each) for each in found] if isinstance(found, list) else _answer(found)
+        except (KeyError, TypeError, AttributeError, ValueError):
+            raise ToolFailed(f"tool {name!r} returned what is no result") from None
+    if "error" in reply:
+        raise _raised(name, reply["error"])
+    raise ToolFailed(f"tool {name!r}: {reply.get('refused') or 'no answer'}")
+
+
+def _answer(found: Mapping[str, Any]) -> ToolMessage | Command[Any]:
+    if "message" in found:
+        if not isinstance(found["message"], ToolMessage):
+            raise TypeError
+        return found["message"]
+    command = found["command"]
+    goto = command["goto"]
+    if command["graph"] not in (None, Command.PARENT) or not isinstance(command["update"], dict | None):
+        raise TypeError
+    if not all(isinstance(each, str) for each in (goto if isinstance(goto, list) else [goto])):
+        raise TypeError
+    return Command(graph=command["graph"], update=command["update"], goto=goto)
+
+
+def _raised(name: str, error: Any) -> Exception:
+    """The exception that the tool raised, by the name of its class; the class itself stays in the child."""
+    kind, words = error.get("type"), error.get("message")
+    if not (isinstance(kind, str) and kind.isidentifier() and len(kind) <= 100 and isinstance(words, str)):
+        return ToolFailed(f"tool {name!r} raised what is no error")
+    raised: Exception = type(kind, (ToolRaised,), {})(words, may_pass=error.get("may_pass") is True)
+    if isinstance(trace := error.get("trace"), str) and trace:
+        raised.add_note(f"In the tool's process:\n{trace}")
+    return raised
