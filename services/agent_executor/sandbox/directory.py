@@ -12,7 +12,6 @@ import shutil
 import uuid
 from pathlib import Path
 
-MOST_ENTRIES = 10_000
 DEEPEST = 32
 
 
@@ -20,7 +19,7 @@ class TooMuch(Exception):
     """The directory holds more than it may; the message says what of."""
 
 
-def measure(root: str, most_bytes: int) -> int:
+def measure(root: str, most_bytes: int, most_entries: int) -> int:
     """Bytes in all files below `root`.
 
     Raises:
@@ -30,7 +29,7 @@ def measure(root: str, most_bytes: int) -> int:
     waiting = [(root, 0)]
     while waiting:
         path, depth = waiting.pop()
-        for entry in _listed(path):
+        for entry in _listed(path, most_entries):
             entries += 1
             with contextlib.suppress(FileNotFoundError):
                 total += entry.stat(follow_symlinks=False).st_blocks * 512
@@ -38,15 +37,15 @@ def measure(root: str, most_bytes: int) -> int:
                     waiting.append((entry.path, depth + 1))
             if total > most_bytes:
                 raise TooMuch(f"more than {most_bytes} bytes in its directory")
-            if entries > MOST_ENTRIES or depth > DEEPEST:
-                raise TooMuch(f"more than {MOST_ENTRIES} files or {DEEPEST} levels in its directory")
+            if entries > most_entries or depth > DEEPEST:
+                raise TooMuch(f"more than {most_entries} files or {DEEPEST} levels in its directory")
     return total
 
 
-def _listed(path: str) -> list[os.DirEntry[str]]:
+def _listed(path: str, most_entries: int) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(path) as found:
-            return [entry for entry, _ in zip(found, range(MOST_ENTRIES + 1), strict=False)]
+            return [entry for entry, _ in zip(found, range(most_entries + 1), strict=False)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

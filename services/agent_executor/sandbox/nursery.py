@@ -61,6 +61,11 @@ class Nursery:
         return self._process.poll() is None
 
     @property
+    def directory(self) -> str:
+        """Where the children's directories are."""
+        return self._root
+
+    @property
     def process_id(self) -> int:
         """The zygote's."""
         return self._process.pid

@@ -19,6 +19,7 @@ class Options:
     output_bytes: int = 2**20
     file_bytes: int = 64 * 2**20
     disk_bytes: int = 256 * 2**20
+    disk_files: int = 10_000
     open_files: int = 64
 
     @property

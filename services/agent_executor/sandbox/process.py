@@ -148,10 +148,11 @@ class Process:
 
     async def _watch(self) -> None:
         """Nothing else limits what is in a directory as a whole."""
+        most_bytes, most_files = self._options.disk_bytes, self._options.disk_files
         try:
             while not self._dead:
                 await asyncio.sleep(_LOOK_S)
-                await asyncio.to_thread(directory.measure, self._life.directory, self._options.disk_bytes)
+                await asyncio.to_thread(directory.measure, self._life.directory, most_bytes, most_files)
         except directory.TooMuch as error:
             self.kill(f"was stopped: {error}")
 

@@ -58,10 +58,9 @@ def _overrides_arun(tool: BaseTool) -> bool:
 def described(error: BaseException, may_pass: bool) -> Mapping[str, Any]:
     """An exception for the other side, bounded: its class by name, its message, where in the script it was raised."""
     kind = type(error) if isinstance(error, Exception) else RuntimeError
-    message = str(error) if isinstance(error, Exception) else f"{type(error).__name__} in a tool: {error}"
-    return {
-        "type": kind.__name__,
-        "message": message[:10_000],
-        "trace": "".join(traceback.format_exception(error))[-20_000:],
-        "may_pass": may_pass,
-    }
+    try:
+        message = str(error) if isinstance(error, Exception) else f"{type(error).__name__} in a tool: {error}"
+        trace = "".join(traceback.format_exception(error))
+    except Exception as odd:  # noqa: BLE001 - its own __str__, say
+        message, trace = f"an error that cannot be shown ({type(odd).__name__})", ""
+    return {"type": kind.__name__, "message": message[:10_000], "trace": trace[-20_000:], "may_pass": may_pass}
