@@ -38,7 +38,13 @@ _NAMED_BY = {
     "redis": ("REDIS_URL",),
     "vault": ("VAULT_ADDR",),
 }
-_DEFAULTS = {"PORT": "8080", "LOG_LEVEL": "debug", "VAULT_TOKEN": "root", "SHUTDOWN_GRACE_S": "1"}
+_DEFAULTS = {
+    "PORT": "8080",
+    "LOG_LEVEL": "debug",
+    "VAULT_TOKEN": "root",
+    "SHUTDOWN_GRACE_S": "1",
+    "TOOL_SANDBOX": "best-effort",  # a developer's machine may be a Mac, or a container without Landlock
+}
 
 GUIDE = """
   agent-executor runs; Ctrl-C stops it and its servers, what is in them stays in .stack/

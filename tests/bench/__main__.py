@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.bench import checkpoints, migrations
+from tests.bench import checkpoints, migrations, sandbox
 from tests.bench.figures import Figure, table
 from tier3.stack import Postgres
 
@@ -24,7 +24,11 @@ def main() -> None:
         data = Path(directory)
         data.chmod(0o755)  # the server is another user where we are root
         with Postgres(data) as server:
-            figures: list[Figure] = [*checkpoints.measure(server), *migrations.measure(server, data)]
+            figures: list[Figure] = [
+                *sandbox.measure(),
+                *checkpoints.measure(server),
+                *migrations.measure(server, data),
+            ]
     sys.stdout.write(table(figures))
     RESULTS.parent.mkdir(exist_ok=True)
     machine = {"python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count()}

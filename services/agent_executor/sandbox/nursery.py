@@ -22,6 +22,9 @@ from typing import Any
 from ..errors import SandboxUnavailable
 from .directory import remove
 
+# Isolated, since PYTHONPATH and the working directory are nothing for tools to import from; so it is told where we are.
+_PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from agent_executor.sandbox.zygote import main; main()"
+_SERVICES = str(Path(__file__).parents[2])
 _START_S = 60
 _END_S = 5
 
@@ -41,13 +44,14 @@ class Nursery:
 
     def __init__(self) -> None:
         self.missing: list[str] = []
+        self.threads = 0
         self._lives: dict[int, Life] = {}
         self._number = 0
         self._lock = threading.Lock()
         self._ready: Future[Mapping[str, Any]] = Future()
         self._root = tempfile.mkdtemp(prefix="agent-executor-tools-")
         self._control, theirs = socket.socketpair()
-        command = [sys.executable, "-I", "-m", f"{__package__}.zygote", str(theirs.fileno()), self._root]
+        command = [sys.executable, "-I", "-c", _PROGRAM, _SERVICES, str(theirs.fileno()), self._root]
         quiet = subprocess.DEVNULL
         with theirs:
             self._process = subprocess.Popen(
@@ -77,9 +81,10 @@ class Nursery:
             SandboxUnavailable: it does not start; the message has its own words.
         """
         try:
-            self.missing = self._ready.result(_START_S)["missing"]
+            found = self._ready.result(_START_S)
         except TimeoutError:
             raise SandboxUnavailable(f"the process that runs tools was not ready within {_START_S} s") from None
+        self.missing, self.threads = found["missing"], found["threads"]
 
     def bear(self, order: Mapping[str, Any]) -> Life:
         """A new child, which is confined and then serves its pipe. `order`: mode, limits, output_bytes.

@@ -70,7 +70,9 @@ class Process:
         """
         self._number += 1
         number = self._number
-        self._open[number] = asyncio.Queue(_MOST_UNREAD)
+        self._open[number] = asyncio.Queue()
+        if self._dead:
+            self._open[number].put_nowait(None)
         limit_s = self._options.timeout_s
         done = False
         try:
@@ -112,8 +114,7 @@ class Process:
             self._dead = True
             self._nursery.kill(self._life)
             for waiting in self._open.values():
-                with contextlib.suppress(asyncio.QueueFull):
-                    waiting.put_nowait(None)
+                waiting.put_nowait(None)
 
     async def close(self) -> None:
         """Kill it, wait until it is dead, and remove what it wrote."""
@@ -136,15 +137,17 @@ class Process:
                 self._take(frames.load(await self._reader.readexactly(length)))
         except (asyncio.IncompleteReadError, ConnectionError):
             self.kill("")
-        except (ValueError, TypeError, KeyError, RecursionError, AttributeError, asyncio.QueueFull):
+        except (ValueError, TypeError, KeyError, RecursionError, AttributeError):
             self.kill("was stopped, since its process broke the protocol of the sandbox")
 
     def _take(self, frame: dict[str, Any]) -> None:
         number = frame["id"]
         if number in self._given_up:  # once: it answers a call that nobody waits for any more
             self._given_up.remove(number)
-        else:
+        elif self._open[number].qsize() < _MOST_UNREAD:
             self._open[number].put_nowait(frame)
+        else:
+            raise ValueError("more answers than were asked for")
 
     async def _watch(self) -> None:
         """Nothing else limits what is in a directory as a whole."""

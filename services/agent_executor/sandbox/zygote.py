@@ -1,8 +1,8 @@
 """The program that children are forked from: it has imported all that tools need, and knows no secret.
 
-`python -I -m agent_executor.sandbox.zygote FD DIRECTORY`, started by `nursery` with an empty environment. One thread,
-so that forking is safe; it runs no script. Owns its children's lives: forks, kills, reaps and reports. When the pipe to
-the service ends, because the service did, it kills them and removes DIRECTORY.
+Started by `nursery` with the words FD DIRECTORY, isolated, and with an empty environment. One thread, so that forking
+is safe; it runs no script. Owns its children's lives: forks, kills, reaps and reports. When the pipe to the service
+ends, because the service did, it kills them and removes DIRECTORY.
 """
 
 from __future__ import annotations
@@ -162,7 +162,3 @@ def main() -> None:
         zygote.say(failed=traceback.format_exc())
     finally:
         zygote.end()
-
-
-if __name__ == "__main__":
-    main()

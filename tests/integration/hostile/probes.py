@@ -1,8 +1,8 @@
 """What a hostile tool script tries, and what has to come of it: a pattern of the call's outcome.
 
-Each is the body of a tool; `result` is what it returns. Known to it: `SECRET`, a file that the worker can read and which
-holds a canary; `NEIGHBOUR`, the directory of another job's tools; `WORKER`, the worker's process; `NUMBERS`, the numbers
-of system calls here; `call(name, *arguments)`, a raw system call that raises OSError.
+Each is the body of a tool; `result` is what it returns. Known to it: `SECRET`, a file that the worker can read and
+which holds a canary; `NEIGHBOUR`, the directory of another job's tools; `WORKER`, the worker's process;
+`call(name, *arguments)`, a raw system call that raises OSError; `refused(*attempts)`, what was not refused of them.
 """
 
 from __future__ import annotations
@@ -129,12 +129,14 @@ PROBES = {
     "a secret file": Probe("result = open(SECRET).read()", DENIED),
     "a symbolic link to it": Probe("os.symlink(SECRET, 'x'); result = open('x').read()", DENIED),
     "a hard link to it": Probe("os.link(SECRET, 'x'); result = open('x').read()", r"^(PermissionError|OSError)"),
-    "truncates it": Probe("os.truncate(SECRET, 0)", DENIED),
-    "opens it to truncate": Probe("os.open(SECRET, os.O_RDONLY | os.O_TRUNC)", DENIED),
-    "renames it": Probe("os.rename(SECRET, 'x')", r"^(PermissionError|OSError)"),
-    "deletes it": Probe("os.unlink(SECRET)", DENIED),
-    "takes its rights away": Probe("os.chmod(SECRET, 0); result = oct(os.stat(SECRET).st_mode & 0o777)", "0o644"),
-    "changes its time": Probe("os.utime(SECRET, (1, 1)); result = os.stat(SECRET).st_mtime > 1", "(T|t)rue"),
+    "truncates it": Probe("os.truncate(SECRET, 0)", DENIED, wild=True),
+    "opens it to truncate": Probe("os.open(SECRET, os.O_RDONLY | os.O_TRUNC)", DENIED, wild=True),
+    "renames it": Probe("os.rename(SECRET, 'x')", r"^(PermissionError|OSError)", wild=True),
+    "deletes it": Probe("os.unlink(SECRET)", DENIED, wild=True),
+    "takes its rights away": Probe(
+        "os.chmod(SECRET, 0); result = oct(os.stat(SECRET).st_mode & 0o777)", "0o644", wild=True
+    ),
+    "changes its time": Probe("os.utime(SECRET, (1, 1)); result = os.stat(SECRET).st_mtime > 1", "(T|t)rue", wild=True),
     "changes its owner": Probe("os.chown(SECRET, os.getuid(), os.getgid())", DENIED),
     "changes its attributes": Probe("os.setxattr(SECRET, 'user.x', b'x')", r"^(PermissionError)"),
     "another job's directory": Probe("result = os.listdir(NEIGHBOUR)", DENIED),
@@ -180,11 +182,9 @@ PROBES = {
         "import urllib.request; urllib.request.urlopen('http://127.0.0.1:1', timeout=1)",
         r"^URLError: .*(not permitted|name resolution)",
     ),
-    "descriptors sent to the worker": Probe(
-        "socket.send_fds(socket.socket(fileno=3), [b'x'], [0])", DENIED
-    ),
+    "descriptors sent to the worker": Probe("socket.send_fds(socket.socket(fileno=3), [b'x'], [0])", DENIED),
     # other processes
-    "traces the worker": Probe("call('ptrace', 16, WORKER, 0, 0)", DENIED),
+    "traces the worker": Probe("call('ptrace', 16, WORKER, 0, 0)", DENIED, wild=True),
     "is traced": Probe("call('ptrace', 0, 0, 0, 0)", DENIED),
     "reads the worker's memory": Probe("call('process_vm_readv', WORKER, None, 0, None, 0, 0)", DENIED),
     "writes the worker's memory": Probe("call('process_vm_writev', WORKER, None, 0, None, 0, 0)", DENIED),
@@ -226,7 +226,9 @@ PROBES = {
     ),
     "a filter of its own": Probe("call('seccomp', 1, 0, None)", DENIED),
     "outlives its parent": Probe("_checked = _libc.prctl(1, 0, 0, 0, 0); result = [] if _checked else 'did'", NOTHING),
-    "lets itself be dumped": Probe("_checked = _libc.prctl(4, 1, 0, 0, 0); result = [] if _checked else 'did'", NOTHING),
+    "lets itself be dumped": Probe(
+        "_checked = _libc.prctl(4, 1, 0, 0, 0); result = [] if _checked else 'did'", NOTHING
+    ),
     "a wider Landlock": Probe(
         "rules = call(444, (ctypes.c_uint64 * 1)(4), 8, 0); call(446, rules, 0); result = open('/etc/passwd').read()",
         DENIED,
@@ -250,9 +252,7 @@ PROBES = {
     "1 GB written to the pipe": Probe(
         "while True: os.write(3, b'x' * 10**6)", r"^ToolFailed: .* sent more than TOOL_OUTPUT_BYTES", wild=True
     ),
-    "1 GB of frames": Probe(
-        "while True: os.write(3, b'\\0\\0\\0\\x08{\"id\":9}')", BROKEN, wild=True
-    ),
+    "1 GB of frames": Probe("while True: os.write(3, b'\\0\\0\\0\\x08{\"id\":9}')", BROKEN, wild=True),
     "a frame that does not end": Probe("os.write(3, b'\\0\\0\\x10\\0{'); time.sleep(1000)", LATE),
     "deep JSON": Probe(
         "found = []\nfor _ in range(10**5): found = [found]\nresult = found", r"^(RecursionError|ToolFailed|returned)"
@@ -280,13 +280,14 @@ PROBES = {
         r"""^returned '{'lc'|^returned '{"lc": 1""",
     ),
     "an error that is a service's": Probe(
-        "raise type('LeaseLost', (Exception,), {'__module__': 'x'})('x')", r"^LeaseLost: x of \('LeaseLost', 'ToolRaised', 'Exception'"
+        "raise type('LeaseLost', (Exception,), {'__module__': 'x'})('x')",
+        r"^LeaseLost: x of \('LeaseLost', 'ToolRaised', 'Exception'",
     ),
     "an error that cannot be shown": Probe(
         "raise type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})()", r"^Odd: an error that cannot be shown"
     ),
     "an object that runs when unpickled": Probe(
-        "result = type('X', (), {'__reduce__': lambda self: (os.system, ('x',)), '__repr__': lambda self: 'harmless'})()",
+        "result = type('X', (), {'__reduce__': lambda _: (os.system, ('x',)), '__repr__': lambda _: 'harmless'})()",
         r"^returned 'harmless'$",
     ),
     "patches the protocol": Probe(

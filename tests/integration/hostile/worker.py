@@ -1,6 +1,7 @@
-"""`python worker.py [MODE] [NAME...]`: a worker whose tools are hostile; prints what came of each probe, as JSON.
+"""`python worker.py [MODE] [--allow] [NAME...]`: a worker whose tools are hostile; prints what came of each probe.
 
-A program, so that it can be run as another user and without rights. Beside every probe a neighbour's job goes on.
+As JSON. A name may be a probe's body. A program, so that it can be run as another user and without rights. Beside every
+probe a neighbour's job goes on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import probes  # as a program it has its own directory on its path, and no other of the tests
+import probes  # type: ignore[import-not-found]  # a program has its own directory on its path
 from langchain.tools import ToolRuntime
 
 from agent_executor.definition import Runtime, ToolDefinition
@@ -63,12 +64,15 @@ def resident_bytes() -> int:
 async def main() -> None:
     """Try everything, and print."""
     mode: Any = sys.argv[1] if len(sys.argv) > 1 else "require"
-    wanted = sys.argv[2:] or [name for name, each in probes.PROBES.items() if mode == "require" or not each.wild]
+    network: Any = "allow" if "--allow" in sys.argv else "none"
+    wanted = [word for word in sys.argv[2:] if word not in ("--allow", "--none")] or [
+        name for name, each in probes.PROBES.items() if mode == "require" or not each.wild
+    ]
     with tempfile.NamedTemporaryFile("w", prefix="secret-") as secret:
         secret.write(probes.CANARY)
         secret.flush()
         Path(secret.name).chmod(0o644)
-        sandbox = Sandbox(Options(mode=mode, **probes.OPTIONS))
+        sandbox = Sandbox(Options(mode=mode, network=network, **probes.OPTIONS))
         nursery = await sandbox.nursery()
         outcomes = {}
         async with sandbox.box(DEFINITIONS) as neighbour:
@@ -79,7 +83,8 @@ async def main() -> None:
             for name in wanted:
                 started = time.monotonic()
                 async with sandbox.box(DEFINITIONS) as box:
-                    outcome = await call(box, known + probes.PREAMBLE + probes.PROBES[name].body)
+                    body = probes.PROBES[name].body if name in probes.PROBES else name
+                    outcome = await call(box, known + probes.PREAMBLE + body)
                     took = time.monotonic() - started
                 left = len(children(nursery.process_id)) - 1
                 beside = await call(neighbour, "result = sorted(__import__('os').listdir('.'))")
