@@ -28,7 +28,7 @@ pytestmark = pytest.mark.xdist_group("standard ports")
 class Run:
     """A running `python -m tier3.run`."""
 
-    def __init__(self, project: Path) -> None:
+    def __init__(self, project: Path, **settings: str) -> None:
         self.project = project
         self.base = f"http://localhost:{(port := free_port())}"
         self.log = project / "run.log"
@@ -38,7 +38,7 @@ class Run:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tier3.run"],
                 cwd=project,
-                env=environment | {"PORT": str(port), "PYTHONPATH": str(project / "services")},
+                env=environment | {"PORT": str(port), "PYTHONPATH": str(project / "services")} | settings,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -79,10 +79,10 @@ class Run:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
+def run(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Run]:
     for name in ("services", "tier3", "migrations", "examples"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("htmlcov", "__pycache__"))
-    running = Run(tmp_path)
+    running = Run(tmp_path, **getattr(request, "param", {}))
     yield running
     if running.process.poll() is None:
         running.interrupt()
@@ -108,6 +108,7 @@ def test_the_printed_lines_work_as_they_stand_and_are_there_after_the_next_start
         again.interrupt()
 
 
+@pytest.mark.parametrize("run", [{"TOOL_SANDBOX": "off"}], indirect=True, ids=["off"])  # its tool waits for a file
 def test_a_reload_finds_the_servers_as_they_were_and_resumes_the_job(run: Run, tmp_path: Path) -> None:
     run.wait_for("Send a job")
     servers = run.servers()
