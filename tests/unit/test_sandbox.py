@@ -402,6 +402,16 @@ def test_a_zygote_that_cannot_start_is_told_in_its_own_words(monkeypatch: pytest
     nursery.close()
 
 
+def test_a_zygote_that_the_system_does_not_start_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(SandboxUnavailable, match="does not start: No such file or directory"):
+        Nursery()
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_the_zygote_has_one_thread_so_that_it_may_fork(nursery: Nursery) -> None:
     assert nursery.threads == 1
 

@@ -43,6 +43,11 @@ class Nursery:
     """One zygote, from `start` to `close`."""
 
     def __init__(self) -> None:
+        """Start the process.
+
+        Raises:
+            SandboxUnavailable: the system does not start it.
+        """
         self.missing: list[str] = []
         self.threads = 0
         self._lives: dict[int, Life] = {}
@@ -53,10 +58,15 @@ class Nursery:
         self._control, theirs = socket.socketpair()
         command = [sys.executable, "-I", "-c", _PROGRAM, _SERVICES, str(theirs.fileno()), self._root]
         quiet = subprocess.DEVNULL
-        with theirs:
-            self._process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], env={}, cwd="/", stdin=quiet, stdout=quiet, stderr=quiet
-            )
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    command, pass_fds=[theirs.fileno()], env={}, cwd="/", stdin=quiet, stdout=quiet, stderr=quiet
+                )
+        except OSError as error:
+            self._control.close()
+            remove(self._root)
+            raise SandboxUnavailable(f"the process that runs tools does not start: {error.strerror}") from None
         threading.Thread(target=self._listen, daemon=True, name="sandbox").start()
 
     @property
