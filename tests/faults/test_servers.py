@@ -287,7 +287,7 @@ def test_writes_and_publishes_that_fail_after_they_took_effect(
     for job_id in JOBS:
         until(partial(_taken, workers[0], journal.job(job_id), job_id), "the job is not accepted")
     ended(database, JOBS, 120)
-    delivered(database)
+    delivered(database, 120)
     figure("answers lost (PostgreSQL, NATS)", f"{postgres_proxy.torn}, {nats_proxy.torn}")
     assert postgres_proxy.torn > len(JOBS)
     verdict = check(journal, database, own_nats.url, JOBS, kills=3)
