@@ -30,6 +30,7 @@ from .stream import Channel, Publisher
 _RETRY_S = 1.0
 _STOPPING_S = 5.0
 _CLAIM_S = 2.0
+_RECONNECT_S = 5.0  # what another process's pool may take to find that PostgreSQL is back
 _BUG = Outcome(
     Status.FAILED,
     error={"message": "an unexpected error; the service's log has it", "type": "InternalError", "stack_trace": ""},
@@ -93,6 +94,7 @@ class Worker:
         self._is_drained = False
         self._claiming = asyncio.Lock()
         self._blind_until = 0.0
+        self._sight_s = ledger.lease_s / 2 + _RECONNECT_S
 
     async def run(self) -> None:
         """Claim and run jobs until drained or cancelled."""
@@ -134,7 +136,7 @@ class Worker:
     @property
     def is_blind(self) -> bool:
         """Whether PostgreSQL was away a moment ago: a lease that ran out then does not tell that its owner is gone."""
-        return time.monotonic() < max(self._blind_until, self._leases.failed_at + self._ledger.lease_s / 2)
+        return time.monotonic() < max(self._blind_until, self._leases.failed_at + self._sight_s)
 
     async def _claim(self) -> None:
         free = self._slots - len(self._running)
@@ -146,7 +148,7 @@ class Worker:
             claims = await self._ledger.claim(self.name, free, held, take_over=not self.is_blind)
         except Unavailable as error:
             # When it is back, others need the time of a renewal before their leases tell whether they are alive.
-            self._blind_until = time.monotonic() + self._ledger.lease_s / 2
+            self._blind_until = time.monotonic() + self._sight_s
             log.warning("claim_failed", error=str(error))
             return
         for claim in claims:
