@@ -7,10 +7,12 @@ server (docs.langchain.com, "Application structure" and "Rebuild graph at runtim
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
 import json
+import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -99,7 +101,9 @@ def _module(file: Path, source: str) -> ModuleType:
     if not source.endswith(".py"):
         return importlib.import_module(source)
     path = (file.parent / source).resolve()
-    spec = importlib.util.spec_from_file_location(f"langgraph_file_{abs(hash(path))}_{path.stem}", path)
+    # The same name in every process: checkpoints name the classes of what they hold by their modules.
+    digest = hashlib.sha256(os.path.normpath(source).encode()).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(f"langgraph_file_{path.stem}_{digest}", path)
     if spec is None or spec.loader is None:
         raise ImportError(f"no module at {path}")
     if spec.name not in sys.modules:

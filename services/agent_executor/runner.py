@@ -6,6 +6,7 @@ checkpoint goes on from there with no new input; one whose graph had already end
 
 from __future__ import annotations
 
+import copy
 import traceback
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
@@ -83,7 +84,8 @@ class Runner:
     async def _execute(
         self, compiled: Any, asked: Mapping[str, Any], claim: Claim, channel: Channel, control: RunControl
     ) -> Any:
-        bound = compiled.copy({"checkpointer": checkpoints.Saver(self._pool, claim.job_id, claim.fence)})
+        bound = copy.copy(compiled)  # not its own `copy`, which forgets the classes that its state may hold
+        bound.checkpointer = checkpoints.Saver(self._pool, claim.job_id, claim.fence)
         events = RunEvents(channel.emit)
         config: Any = {
             **asked,

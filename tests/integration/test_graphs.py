@@ -13,12 +13,17 @@ from tests.integration.fixtures.service import Starter
 
 EXAMPLE = Path(__file__).parents[2] / "examples/three_nodes"
 KILLS = """
-import os, pathlib, signal
+import dataclasses, os, pathlib, signal
 from typing import TypedDict
 from langgraph.graph import START, StateGraph
 
+@dataclasses.dataclass
+class Step:
+    name: str
+
 class State(TypedDict, total=False):
-    steps: list[str]
+    steps: list[Step]
+    names: list[str]
 
 def note(name):
     def node(state):
@@ -28,7 +33,8 @@ def note(name):
         if name == "b" and sign.exists():
             sign.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
-        return {{"steps": [*state.get("steps", []), name]}}
+        steps = [*state.get("steps", []), Step(name)]
+        return {{"steps": steps, "names": [step.name for step in steps]}}
     return node
 
 graph = StateGraph(State)
@@ -56,7 +62,9 @@ def test_the_example_runs(start_service: Starter) -> None:
     assert report == {"valid": True, "errors": [], "warnings": []}
 
 
-def test_a_killed_job_of_such_a_graph_is_resumed(start_service: Starter, tmp_path: Path, database: Database) -> None:
+def test_a_killed_job_of_such_a_graph_is_resumed_with_objects_of_its_own_classes(
+    start_service: Starter, tmp_path: Path, database: Database
+) -> None:
     journal = tmp_path / "journal"
     (tmp_path / "code.py").write_text(KILLS.format(journal=str(journal)))
     (tmp_path / "langgraph.json").write_text(json.dumps({"graphs": {"abc": "./code.py:graph"}}))
@@ -66,7 +74,8 @@ def test_a_killed_job_of_such_a_graph_is_resumed(start_service: Starter, tmp_pat
     first.submit({"graph": "abc"}, "abc")
     first.process.wait(30)
     done = start_service(**settings).ready().ended("abc")
-    assert (done["status"], done["result"]["output"]) == ("completed", {"steps": ["a", "b", "c"]})
+    assert done["status"] == "completed", done["error"]
+    assert done["result"]["output"]["names"] == ["a", "b", "c"]
     assert journal.read_text().split() == ["a", "b", "b", "c"]
     assert rows(database, "select attempt from jobs") == [(2,)]
 
