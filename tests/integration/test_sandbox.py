@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -42,32 +43,35 @@ def without_rights() -> Iterator[list[str]]:
         yield _without_rights(Path(directory))
 
 
-@pytest.fixture(scope="module", params=["as we are", "as nobody"])
+@pytest.fixture(scope="module", params=["as we are", "without rights"])
 def tried(request: pytest.FixtureRequest, without_rights: list[str]) -> Any:
     """What came of all probes: as the user of these tests, and as one without any right."""
-    command = without_rights if request.param == "as nobody" else [sys.executable]
+    command = without_rights if request.param == "without rights" else [sys.executable]
     return run([*command, str(WORKER), "require"])
 
 
 def _without_rights(directory: Path) -> list[str]:
+    """As NOBODY, where that user may read the project and a Python; else as root, owner of both, without any right."""
     if os.getuid() != 0:
         return ["setpriv", "--no-new-privs", "--inh-caps=-all", sys.executable]
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     rights = ["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
     drop = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *rights]
+    place = directory / "lib" / version / "site-packages"
+    place.mkdir(parents=True)
+    paths = [path for path in sys.path if "site-packages" in path or path.endswith("services")]
+    (place / "ours.pth").write_text("\n".join(paths))
+    ours = directory / "bin/python"
+    ours.parent.mkdir()
+    reads = f"import agent_executor; open({str(WORKER)!r})"
     for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
-        again = ["sh", "-c", f"{python} -c 0"]  # setpriv itself may still execute what that user may not
-        if subprocess.run([*drop, *again], check=False, capture_output=True).returncode:
-            continue
-        place = directory / "lib" / version / "site-packages"
-        place.mkdir(parents=True)
-        paths = [path for path in sys.path if "site-packages" in path or path.endswith("services")]
-        (place / "ours.pth").write_text("\n".join(paths))
-        (directory / "bin").mkdir()
-        (directory / "bin/python").symlink_to(python)
+        ours.unlink(missing_ok=True)
+        ours.symlink_to(python)
         (directory / "pyvenv.cfg").write_text(f"home = {Path(python).parent}\n")
-        return [*drop, str(directory / "bin/python")]
-    return ["setpriv", *rights, sys.executable]  # a Python below /root is for its owner alone: root without any right
+        again = ["sh", "-c", f"cd / && {ours} -c {shlex.quote(reads)}"]  # setpriv may execute what that user may not
+        if subprocess.run([*drop, *again], check=False, capture_output=True).returncode == 0:
+            return [*drop, str(ours)]
+    return ["setpriv", *rights, sys.executable]
 
 
 def run(command: list[str], **options: Any) -> Any:
