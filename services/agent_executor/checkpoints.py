@@ -111,17 +111,18 @@ class Saver(AsyncPostgresSaver):
         written = asyncio.get_running_loop().create_future()
         self._writing[namespace, checkpoint_id].append(written)
         try:
-            special = all(channel in WRITES_IDX_MAP for channel, _ in writes)
-            rows = self._dump_writes(thread_id, namespace, checkpoint_id, task_id, task_path, writes)
-            if special:  # they replace each other, and one statement may not replace its own row
-                rows = list({row[5]: row for row in rows}.values())
+            replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
+            dumped = self._dump_writes(thread_id, namespace, checkpoint_id, task_id, task_path, writes)
+            # One statement may not write a row twice: of the same index the last one stays, or the first.
+            rows = list({row[5]: row for row in (dumped if replaces else reversed(dumped))}.values())
             await self._write(
-                "replace_writes" if special else "put_writes",
+                "put_writes",
                 thread_id=thread_id,
                 checkpoint_ns=namespace,
                 checkpoint_id=checkpoint_id,
                 task_id=task_id,
                 task_path=task_path,
+                replaces=replaces,
                 **_columns([row[4:] for row in rows], (None, "indexes", "channels", "types", "blobs")),
             )
         except BaseException as error:

@@ -19,20 +19,7 @@ set checkpoint = excluded.checkpoint, metadata = excluded.metadata
 returning checkpoint_id;
 
 -- name: put_writes
-with held as materialized (
-    select from jobs where job_id = %(job_id)s and fence = %(fence)s and status = 'running' for share
-), written as (
-    insert into checkpoint_writes
-        (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-    select %(thread_id)s, %(checkpoint_ns)s, %(checkpoint_id)s, %(task_id)s, %(task_path)s, idx, channel, type, blob
-    from held, unnest(%(indexes)s::int[], %(channels)s::text[], %(types)s::text[], %(blobs)s::bytea[])
-        as dumped (idx, channel, type, blob)
-    on conflict (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) do nothing
-)
-select from held;
-
--- name: replace_writes
--- Errors, interrupts and the like: the last one counts.
+-- Of errors, interrupts and the like the last one counts (`replaces`); of everything else the first.
 with held as materialized (
     select from jobs where job_id = %(job_id)s and fence = %(fence)s and status = 'running' for share
 ), written as (
@@ -43,5 +30,6 @@ with held as materialized (
         as dumped (idx, channel, type, blob)
     on conflict (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) do update
     set channel = excluded.channel, type = excluded.type, blob = excluded.blob
+    where %(replaces)s
 )
 select from held;

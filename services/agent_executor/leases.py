@@ -1,8 +1,8 @@
 """Keeps the leases of this process's jobs, and says when one is lost.
 
-Owns a thread with a connection of its own, so that an event loop that is busy or blocked loses no lease. A lease counts
-from the moment before it was asked for, by this machine's monotonic clock; it is given up `margin_s` before it can run
-out in the database, because from then on another worker may have the job.
+Owns a thread with a connection of its own, so that an event loop that is busy or blocked loses no lease, and one that
+watches the clock. A lease counts from the moment before it was asked for, by this machine's monotonic clock; it is
+given up a sixth of it before it can run out in the database, because from then on another worker may have the job.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import asyncio
 import re
 import signal
 import time
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -70,52 +71,53 @@ def test_a_node_ten_times_longer_than_its_lease_is_run_once(
     assert rows(database, "select attempt, fence from jobs") == [(1, 1)]
 
 
-async def test_a_blocked_event_loop_loses_no_lease(database: Database) -> None:
+@pytest.fixture
+async def ledger(database: Database) -> AsyncIterator[Ledger]:
+    """With one job in it."""
+    async with connections.pool(database.dsn, 4) as pool:
+        made = Ledger(pool, lease_s=LEASE_S)
+        await made.accept(job.from_json(DATA | {"job_id": "a"}))
+        yield made
+
+
+async def test_a_blocked_event_loop_loses_no_lease(database: Database, ledger: Ledger) -> None:
     lost: list[str] = []
     leases = Leases(database.dsn, LEASE_S)
-    async with connections.pool(database.dsn, 4) as pool:
-        ledger = Ledger(pool, lease_s=LEASE_S)
-        await ledger.accept(job.from_json(DATA | {"job_id": "a"}))
-        asked_at = time.monotonic()
-        [claim] = await ledger.claim("worker", 1)
-        leases.start()
-        leases.hold(claim, asked_at, lost.append)
-        time.sleep(3 * LEASE_S)  # noqa: ASYNC251 - this is the fault
-        assert await ledger.claim("other", 1) == []
-        leases.stop()
+    asked_at = time.monotonic()
+    [claim] = await ledger.claim("worker", 1)
+    leases.start()
+    leases.hold(claim, asked_at, lost.append)
+    time.sleep(3 * LEASE_S)  # noqa: ASYNC251 - this is the fault
+    assert await ledger.claim("other", 1) == []
+    leases.stop()
     assert lost == []
     assert rows(database, "select fence, lease_until > now() from jobs") == [(1, True)]
 
 
-async def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_runs_out(database: Database) -> None:
+async def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_runs_out(
+    database: Database, ledger: Ledger
+) -> None:
     """By the worker's own clock, while the database still says that the job is its."""
-    lost = asyncio.Event()
-    reasons: list[str] = []
+    lost: asyncio.Queue[str] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    leases = Leases(database.dsn, LEASE_S)
-    async with connections.pool(database.dsn, 4) as pool:
-        ledger = Ledger(pool, lease_s=LEASE_S)
-        await ledger.accept(job.from_json(DATA | {"job_id": "a"}))
-        asked_at = time.monotonic()
-        [claim] = await ledger.claim("worker", 1)
-        leases._dsn = "host=127.0.0.1 port=9"
+    nowhere = Leases("host=127.0.0.1 port=9", LEASE_S)
+    asked_at = time.monotonic()
+    [claim] = await ledger.claim("worker", 1)
+    nowhere.start()
 
-        def on_lost(reason: str) -> None:
-            reasons.append(reason)
-            loop.call_soon_threadsafe(lost.set)
+    def on_lost(reason: str) -> None:
+        loop.call_soon_threadsafe(lost.put_nowait, reason)
 
-        leases.start()
-        leases.hold(claim, asked_at, on_lost)
-        async with asyncio.timeout(30):
-            await lost.wait()
-        assert rows(database, "select status, lease_owner from jobs") == [("running", "worker")]
-        leases.stop()
-    assert reasons == ["it could not be renewed in time"]
+    nowhere.hold(claim, asked_at, on_lost)
+    async with asyncio.timeout(30):
+        assert await lost.get() == "it could not be renewed in time"
+    assert rows(database, "select status, lease_owner from jobs") == [("running", "worker")]
+    nowhere.stop()
 
 
 def test_a_cancelled_job_stops_wherever_it_runs(start_service: Starter, journal: Journal, database: Database) -> None:
-    """Asked of another process than the one that runs it, which can then record nothing more."""
-    runs, other = start_service().ready(), start_service().ready()
+    """Asked of another process than the one that runs it, which hears of it long before it would renew its lease."""
+    runs, other = start_service(LEASE_S="300").ready(), start_service(LEASE_S="300").ready()
     journal.hold(2)
     runs.submit(journal.job("job"), "job")
     other.until(lambda: journal.started("job", 2), "the job does not start")

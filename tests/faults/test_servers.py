@@ -129,15 +129,15 @@ def test_a_stream_that_somebody_deletes_is_made_again(
     service.run(journal.job("before"), "before")
     delivered(database)
 
-    async def delete() -> None:
+    async def delete(stream: str) -> None:
         async with jetstream(own_nats.url) as js:
-            await js.delete_stream("AGENT_STATUS")
-            await js.delete_stream("AGENT_DEAD")
+            await js.delete_stream(stream)
 
-    asyncio.run(delete())
+    asyncio.run(delete("AGENT_STATUS"))
     service.run(journal.job("after"), "after")
-    asyncio.run(publish(own_nats.url, {"data": "nothing"}))
     delivered(database)
+    asyncio.run(delete("AGENT_DEAD"))
+    asyncio.run(publish(own_nats.url, {"data": "nothing"}))
     asyncio.run(messages(own_nats.url, "AGENT_DEAD", "agent.dead.invalid", "nothing"))
     assert set(outcomes(own_nats.url)) == {"after"}
 
@@ -157,16 +157,24 @@ def test_postgres_cut_off_is_noticed_and_fails_no_job(
     figure(f"PostgreSQL {how}: runs are stopped after, s (lease 9 s)", f"{noticed:.1f}")
     service.until(lambda: "release_failed" in service.log.read_text(), "the jobs are not given back")
     figure(f"PostgreSQL {how}: pool gives up after, s", f"{time.monotonic() - cut_at:.1f}")
-    postgres_proxy.heal()
+    postgres_proxy.forget()
     healed_at = time.monotonic()
     ended(database, JOBS, 90)
     figure(f"PostgreSQL {how}: all {len(JOBS)} jobs done after its return, s", f"{time.monotonic() - healed_at:.1f}")
     delivered(database)
     check(journal, database, service.environment["NATS_URL"], JOBS, kills=2)
+    service.run(journal.job("lasting", 1, seconds=10), "lasting")
+    assert journal.started("lasting", 1) == 1, "leases are not renewed any more"
     assert attempts(database) == {1}
 
 
-@pytest.mark.parametrize("how", ["restart", "cut", "blackhole"])
+@pytest.mark.parametrize(
+    ("how", "away_s"),
+    [
+        *(("restart", 0), ("cut", 0), ("blackhole", 0)),
+        *(pytest.param(how, 300, marks=pytest.mark.long) for how in ("restart", "blackhole")),
+    ],
+)
 def test_nats_is_listened_to_again_soon_after_its_return(
     nats_proxy: Proxy,
     own_nats: Nats,
@@ -175,36 +183,20 @@ def test_nats_is_listened_to_again_soon_after_its_return(
     database: Database,
     figure: Figure,
     how: str,
+    away_s: int,
 ) -> None:
     service = start_service().ready()
     _away(nats_proxy, own_nats, how)
+    returns_at = time.monotonic() + away_s
     service.submit(journal.job("meanwhile"), "meanwhile")
     assert service.ended("meanwhile")["status"] == "completed"
-    returned_at = _back(nats_proxy, own_nats, how)
-    figure(f"NATS {how}: consuming again after, s", f"{_consuming(own_nats, journal, database, returned_at):.1f}")
-    delivered(database)
-    check(journal, database, own_nats.url, ["meanwhile", "afterwards"], kills=0)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("how", ["restart", "blackhole"])
-def test_nats_may_stay_away_for_five_minutes(
-    nats_proxy: Proxy,
-    own_nats: Nats,
-    start_service: Starter,
-    journal: Journal,
-    database: Database,
-    figure: Figure,
-    how: str,
-) -> None:
-    service = start_service().ready()
-    _away(nats_proxy, own_nats, how)
-    deadline = time.monotonic() + 300
-    until(lambda: time.monotonic() > deadline, "time stands still", 310)
+    until(partial(_past, returns_at), "time stands still", away_s + 10)
     assert service.status("/health") == 200
     returned_at = _back(nats_proxy, own_nats, how)
     took = _consuming(own_nats, journal, database, returned_at)
-    figure(f"NATS {how} for 5 min: consuming again after, s", f"{took:.1f}")
+    figure(f"NATS {how} for {away_s} s: consuming again after, s", f"{took:.1f}")
+    delivered(database)
+    check(journal, database, own_nats.url, ["meanwhile", "afterwards"], kills=0)
 
 
 def _away(nats_proxy: Proxy, own_nats: Nats, how: str) -> None:

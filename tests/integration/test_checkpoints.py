@@ -10,8 +10,8 @@ import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 
-from agent_executor import checkpoints, job
 from agent_executor import database as connections
+from agent_executor import job
 from agent_executor.checkpoints import Saver
 from agent_executor.errors import LeaseLost
 from agent_executor.ledger import Claim, Ledger
@@ -178,5 +178,10 @@ async def test_a_write_waits_for_a_database_that_is_away(saver: Saver, monkeypat
     assert failures == []
 
 
-def test_there_is_a_query_for_each_kind_of_write() -> None:
-    assert checkpoints.SQL.keys() == {"put", "put_writes", "replace_writes"}
+async def test_other_writes_that_come_again_leave_the_first(saver: Saver) -> None:
+    parent = await put(saver)
+    for value in ("first", "second"):
+        await saver.aput_writes(place(parent), [("messages", value), ("files", value)], "task")
+    found = await saver.aget_tuple(place(parent))
+    assert found is not None
+    assert sorted(found.pending_writes or ()) == [("task", "files", "first"), ("task", "messages", "first")]

@@ -326,6 +326,16 @@ def test_a_lost_race_for_a_port_is_tried_again(
         other.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_another_server_of_the_same_kind_on_the_port_is_not_taken_for_ours(tmp_path: Path, kind: type[Server]) -> None:
+    with kind(tmp_path / "theirs") as theirs:
+        ours = kind(tmp_path / "ours", port=theirs.port)
+        ours.spawn()
+        with pytest.raises(ServerError, match="before it was ready"):
+            ours.wait_ready()
+        assert theirs.answers()
+
+
 def hang_up(server: socket.socket) -> None:
     """Close each connection to `server` until it is shut down."""
     with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ import pytest
 from agent_executor import checkpoints, leases, ledger, outbox, sql
 
 PACKAGE = Path(sql.__file__).parent
-USED = re.compile(r'SQL\["(\w+)"\]|_(?:rows|write)\(\s*"(\w+)"(?: if \w+ else "(\w+)")?')
+USED = re.compile(r'SQL\["(\w+)"\]|_(?:rows|write)\(\s*"(\w+)"')
 MODULES = {"ledger": ledger.SQL, "outbox": outbox.SQL, "leases": leases.SQL, "checkpoints": checkpoints.SQL}
 FILES = sorted(path.name for path in PACKAGE.glob("*.sql"))
 

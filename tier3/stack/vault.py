@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
+from uuid import uuid4
 
 from tier3.stack.ports import HOST
 from tier3.stack.server import Server
@@ -36,18 +38,27 @@ class Vault(Server):
 
     def command(self) -> Sequence[str | Path]:
         """The server; the root token is not stored in the home directory, as it would be by default."""
+        self._cluster = f"stack-{uuid4().hex}"
+        configuration = self.data / "vault.json"
+        configuration.write_text(json.dumps({"cluster_name": self._cluster}))
         options = [f"-dev-root-token-id={self.token}", f"-dev-listen-address={HOST}:{self.port}", "-dev-no-store-token"]
-        return [program(), "server", "-dev", *options]
+        return [program(), "server", "-dev", *options, f"-config={configuration}"]
 
     def answers(self) -> bool:
-        """Whether the server is initialised and unsealed, and lets our token read the engine at `secret/`."""
-        return self._status("/v1/sys/health") == self._status("/v1/secret/config") == http.HTTPStatus.OK
+        """Whether the server on our port is ours, initialised and unsealed, and has the engine at `secret/`.
 
-    def _status(self, path: str) -> int:
+        Every server in development mode may have our token; the name of its cluster tells them apart.
+        """
+        health = self._get("/v1/sys/health")
+        return f'"cluster_name":"{self._cluster}"'.encode() in health and bool(self._get("/v1/secret/config"))
+
+    def _get(self, path: str) -> bytes:
+        """The body of a good answer, nothing of another."""
         connection = http.client.HTTPConnection(HOST, self.port, timeout=ANSWER_S)
         try:
             connection.request("GET", path, headers={"X-Vault-Token": self.token})
-            return connection.getresponse().status
+            answer = connection.getresponse()
+            return answer.read() if answer.status == http.HTTPStatus.OK else b""
         except http.client.HTTPException as error:
             raise OSError(error) from error
         finally:
