@@ -147,6 +147,7 @@ def test_postgres_cut_off_is_noticed_and_fails_no_job(
     postgres_proxy: Proxy, start_service: Starter, journal: Journal, database: Database, figure: Figure, how: str
 ) -> None:
     service = start_service().ready()
+    service.run(journal.job("before", 1, seconds=4), "before")  # so that the leases' own connection is open
     submit(service, journal, 0.2)
     service.until(lambda: journal.started(JOBS[0], 1), "the jobs do not start")
     cut_at = time.monotonic()
