@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -54,11 +54,15 @@ class Saver(AsyncPostgresSaver):
         LeaseLost: from every write, once the job has been claimed by another worker or has ended.
     """
 
-    def __init__(self, pool: Pool, job_id: str, fence: int) -> None:
+    def __init__(
+        self, pool: Pool, job_id: str, fence: int, usage_at: Callable[[int], Mapping[str, float]] | None = None
+    ) -> None:
+        """`usage_at`: told a checkpoint's step, says what was used until then; it stands in the metadata."""
         serializer: Any = JsonPlusSerializer(allowed_msgpack_modules=None)
         super().__init__(pool, serde=serializer)
         self._pool = pool
         self._claim: dict[str, Any] = {"job_id": job_id, "fence": fence}
+        self._usage_at = usage_at
         self._writing: defaultdict[tuple[str, str], list[asyncio.Future[None]]] = defaultdict(list)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
@@ -67,6 +71,15 @@ class Saver(AsyncPostgresSaver):
         if found is not None:
             _continue_after(found.checkpoint["id"])
         return found
+
+    async def usage(self) -> dict[str, float]:
+        """What the checkpoints say was used, by all runs of this job."""
+        [row] = await persistently(self._read_usage)
+        return {name: value for name, value in row.items() if value is not None}
+
+    async def _read_usage(self) -> list[DictRow]:
+        async with database.connection(self._pool) as connection:
+            return await (await connection.execute(SQL["usage"], self._claim)).fetchall()
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -87,6 +100,9 @@ class Saver(AsyncPostgresSaver):
         thread_id, namespace, parent_id = place["thread_id"], place["checkpoint_ns"], place.get("checkpoint_id")
         if parent_id is not None:
             await _all_done(self._writing.pop((namespace, parent_id), ()))
+        described = get_serializable_checkpoint_metadata(config, metadata)
+        if self._usage_at is not None:
+            described = {**described, "usage": self._usage_at(metadata.get("step", 0))}  # type: ignore[typeddict-unknown-key]
         inline, large = _split(checkpoint["channel_values"])
         versions = {channel: version for channel, version in new_versions.items() if channel in large}
         blobs = self._dump_blobs(thread_id, namespace, large, versions)
@@ -97,7 +113,7 @@ class Saver(AsyncPostgresSaver):
             checkpoint_id=checkpoint["id"],
             parent_id=parent_id,
             checkpoint=Jsonb({**checkpoint, "channel_values": inline}),
-            metadata=Jsonb(get_serializable_checkpoint_metadata(config, metadata)),
+            metadata=Jsonb(described),
             **_columns(blobs, ("channels", "versions", "types", "blobs")),
         )
         return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}

@@ -33,3 +33,11 @@ with held as materialized (
     where %(replaces)s
 )
 select from held;
+
+-- name: usage
+-- What the runs of a thread have used so far: every checkpoint says it, and none says less than those before.
+select max((metadata -> 'usage' ->> 'model_calls')::bigint) as model_calls,
+    max((metadata -> 'usage' ->> 'tokens')::bigint) as tokens,
+    max((metadata -> 'usage' ->> 'seconds')::float) as seconds
+from checkpoints
+where thread_id = %(job_id)s;

@@ -14,6 +14,8 @@ ROOT_TYPE = "orchestrator"
 MAX_NODES = 200
 MAX_TOOLS = 100
 MAX_SCRIPT_BYTES = 256 * 1024
+OWN_FIELDS = frozenset({"messages", "files", "todos"})
+"""State fields that deepagents declares itself: a `state_schema` may name them, and changes nothing about them."""
 _RESERVED = frozenset({"thread_id", "idempotency_key"})
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -42,7 +44,7 @@ class StateField(_Part):
 
     type: Literal["list", "dict", "str", "int", "any"] = "any"
     item_type: str | None = None
-    reducer: str | None = None
+    reducer: Literal["add_messages", "append"] | None = None
 
 
 class NodeConfig(_Part):
@@ -90,6 +92,19 @@ class ToolDefinition(_Part):
     runtime: Runtime
 
 
+class Limits(_Part):
+    """What the job may use, where that is less than the operator allows."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    steps: Annotated[int, Field(ge=1)] | None = None
+    model_calls: Annotated[int, Field(ge=1)] | None = None
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    timeout_s: Annotated[float, Field(gt=0)] | None = None
+    tool_output_bytes: Annotated[int, Field(ge=1)] | None = None
+    state_bytes: Annotated[int, Field(ge=1)] | None = None
+
+
 class Definition(_Part):
     """A whole agent: one root, its specialists and their tools."""
 
@@ -98,6 +113,7 @@ class Definition(_Part):
     edges: Annotated[Any, Field(description="only inform", repr=False)] = ()
     name: str = ""
     version: Any = ""
+    limits: Limits = Limits()
 
     @property
     def root(self) -> Node:
@@ -137,6 +153,7 @@ class GraphReference(_Part):
 
     graph: Name
     config: GraphConfig = Field(default_factory=GraphConfig)
+    limits: Limits = Limits()
 
 
 def schema() -> dict[str, Any]:

@@ -73,6 +73,10 @@ class ModelUnavailable(AgentExecutorError):
     """A definition names a provider that does not exist here, or one that has no key."""
 
 
+class LimitExceeded(AgentExecutorError):
+    """The job used more than it may; the message names the limit and its value."""
+
+
 class GraphNotLoaded(AgentExecutorError):
     """LANGGRAPH_CONFIG, or a graph that it names, cannot be used."""
 

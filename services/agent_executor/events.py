@@ -29,8 +29,12 @@ _LEFT_OUT = frozenset({"type", "artifact", "additional_kwargs", "response_metada
 
 def to_json(value: Any) -> Any:
     """`value` as plain JSON values: messages as message objects, dataclasses and pydantic models as objects."""
+    return orjson.loads(_dumps(value))
+
+
+def _dumps(value: Any) -> bytes:
     options = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
-    return orjson.loads(orjson.dumps(scrub(value, _ignore), default=_encode, option=options))
+    return orjson.dumps(scrub(value, _ignore), default=_encode, option=options)
 
 
 def message_object(message: BaseMessage) -> dict[str, Any]:
@@ -59,19 +63,39 @@ class RunEvents(AsyncCallbackHandler):
 
     run_inline = True
 
-    def __init__(self, emit: Emit) -> None:
+    def __init__(self, emit: Emit, at_state: Callable[[int], None] = lambda _: None) -> None:
+        """`at_state` is told how many bytes each state has that a graph comes to, as JSON."""
         self._emit = emit
+        self._at_state = at_state
+        self._warned: set[str] = set()
         self._paths: dict[str, list[str]] = {}
         self._tools: dict[UUID, tuple[dict[str, Any], tracing.Span]] = {}
 
     def on_item(self, namespace: tuple[str, ...], mode: str, payload: Any) -> None:
         """One item of `astream(stream_mode=["values", "messages", "custom"], subgraphs=True)`."""
-        if mode == "values" and not namespace:
-            self._send("on_state_update", payload)
+        if mode == "values":
+            self._on_state(payload, is_root=not namespace)
         elif mode == "messages":
             self._on_message(*payload)
         elif mode == "custom" and isinstance(payload, dict) and payload.get("event_type") == "warning":
-            self._send("warning", payload.get("data"))
+            self._on_warning(payload.get("data"))
+
+    def _on_state(self, state: Any, *, is_root: bool) -> None:
+        try:
+            encoded = _dumps(state)
+        except (TypeError, ValueError, RecursionError):
+            if is_root:
+                self._send("on_state_update", state)  # which says what is wrong
+            return
+        if is_root:
+            self._emit("on_state_update", orjson.loads(encoded))
+        self._at_state(len(encoded))
+
+    def _on_warning(self, data: Any) -> None:
+        """Each once: a tool that is called again says the same again."""
+        if (key := repr(data)) not in self._warned:
+            self._warned.add(key)
+            self._send("warning", data)
 
     def _on_message(self, message: BaseMessage, metadata: Mapping[str, Any]) -> None:
         if not isinstance(message, AIMessageChunk) or not (message.content or message.tool_call_chunks):

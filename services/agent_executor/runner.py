@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 import traceback
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from langgraph.errors import GraphDrained
+from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.runtime import RunControl
 
 from . import checkpoints, graph, validation
@@ -22,6 +23,7 @@ from .events import RunEvents, content, error_object, to_json
 from .graphs import Graphs
 from .job import Outcome, Status
 from .ledger import Claim
+from .limits import Limits, Meter
 from .models import CredentialSource
 from .redaction import redact
 from .retries import may_pass
@@ -29,6 +31,14 @@ from .sandbox.pool import Sandbox
 from .stream import Channel
 
 _MODES: Any = ["values", "messages", "custom"]
+
+
+@dataclass(frozen=True)
+class _Run:
+    claim: Claim
+    channel: Channel
+    control: RunControl
+    meter: Meter
 
 
 class Runner:
@@ -40,15 +50,15 @@ class Runner:
         credentials_of: CredentialSource,
         sandbox: Sandbox,
         graphs: Graphs | None = None,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
         *,
-        max_steps: int,
         error_detail: Literal["full", "message"] = "full",
     ) -> None:
         self._pool = pool
-        self._credentials_of = credentials_of
+        self._builder = graph.Builder(credentials_of)
         self._sandbox = sandbox
         self._graphs = graphs or Graphs()
-        self._max_steps = max_steps
+        self._limits = limits
         self._error_detail = error_detail
 
     def control(self) -> RunControl:
@@ -75,31 +85,43 @@ class Runner:
     async def _run(self, claim: Claim, channel: Channel, control: RunControl) -> Any:
         asked = validation.read(claim.definition, graphs=self._graphs.names)
         if isinstance(asked, GraphReference):
-            async with self._graphs.open(asked) as compiled:
-                return await self._execute(compiled, asked.config.for_langgraph(), claim, channel, control)
-        async with self._sandbox.box(asked.tool_definitions) as box:  # whatever ends the run ends its tools with it
-            compiled = await graph.build(asked, self._credentials_of, box.tools)
-            return await self._execute(compiled, {}, claim, channel, control)
+            run = _Run(claim, channel, control, Meter(self._limits.lowered(asked.limits, asked.config.recursion_limit)))
+            async with run.meter.deadline(), self._graphs.open(asked) as compiled:
+                return await self._execute(compiled, asked.config.for_langgraph(), run)
+        run = _Run(claim, channel, control, Meter(self._limits.lowered(asked.limits)))
+        output_limit = run.meter.limits.tool_output_bytes
+        async with (
+            run.meter.deadline(),
+            self._sandbox.box(asked.tool_definitions, output_limit) as box,  # whatever ends the run ends its tools too
+        ):
+            compiled = await self._builder.build(asked, box.tools)
+            return await self._execute(compiled, {}, run)
 
-    async def _execute(
-        self, compiled: Any, asked: Mapping[str, Any], claim: Claim, channel: Channel, control: RunControl
-    ) -> Any:
+    async def _execute(self, compiled: Any, asked: Mapping[str, Any], run: _Run) -> Any:
+        job_id, meter = run.claim.job_id, run.meter
         bound = copy.copy(compiled)  # not its own `copy`, which forgets the classes that its state may hold
-        bound.checkpointer = checkpoints.Saver(self._pool, claim.job_id, claim.fence)
-        events = RunEvents(channel.emit)
+        saver = bound.checkpointer = checkpoints.Saver(self._pool, job_id, run.claim.fence, meter.at_checkpoint)
+        events = RunEvents(run.channel.emit, meter.at_state)
         config: Any = {
             **asked,
-            "configurable": {**asked.get("configurable", {}), "thread_id": claim.job_id},
-            "recursion_limit": min(self._max_steps, asked.get("recursion_limit", self._max_steps)),
-            "callbacks": [events],
+            "configurable": {**asked.get("configurable", {}), "thread_id": job_id},
+            "recursion_limit": int(meter.limits.steps.value),
+            "callbacks": [meter, events],
         }
         started = (await bound.aget_state(config)).created_at is not None
-        given: Any = None if started else claim.input
+        if started:
+            meter.restore(await saver.usage())
+        else:
+            _tell_undeclared(run.claim.input, bound, run.channel)
+        given: Any = None if started else run.claim.input
         items: AsyncIterator[Any] = bound.astream(
-            given, config, stream_mode=_MODES, subgraphs=True, durability="sync", control=control
+            given, config, stream_mode=_MODES, subgraphs=True, durability="sync", control=run.control
         )
-        async for namespace, mode, payload in items:
-            events.on_item(namespace, mode, payload)
+        try:
+            async for namespace, mode, payload in items:
+                events.on_item(namespace, mode, payload)
+        except GraphRecursionError:
+            raise meter.limits.steps.exceeded() from None
         return output((await bound.aget_state(config)).values)
 
     def _describe(self, error: Exception) -> dict[str, str]:
@@ -109,6 +131,14 @@ class Runner:
         else:
             described["stack_trace"] = ""
         return {key: redact(to_json(value)) for key, value in described.items()}
+
+
+def _tell_undeclared(given: Mapping[str, Any], graph: Any, channel: Channel) -> None:
+    """Say which keys of the input the graph will not take."""
+    if "__root__" not in graph.channels:
+        for key in given.keys() - graph.channels.keys():
+            message = f"the graph declares no state key {key!r:.100}: the input's value of it is dropped"
+            channel.emit("warning", {"message": message, "about": key})
 
 
 def output(state: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel, ConfigDict, Field
@@ -48,6 +49,14 @@ class Reply(BaseModel):
     delay_ms: float = Field(0, ge=0, description="before the first token")
     token_delay_ms: float = Field(0, ge=0, description="before each further token")
     error: str | None = None
+    tokens: int = Field(0, ge=0, description="said to be used")
+
+    @property
+    def usage(self) -> UsageMetadata | None:
+        """As a provider would report it."""
+        if not self.tokens:
+            return None
+        return UsageMetadata(input_tokens=0, output_tokens=self.tokens, total_tokens=self.tokens)
 
 
 class ScriptedChatModel(BaseChatModel):
@@ -103,7 +112,8 @@ class ScriptedChatModel(BaseChatModel):
             {"name": call["name"], "args": json.dumps(call["args"]), "id": call["id"], "index": index}
             for index, call in enumerate(self._tool_calls(reply, position))
         ]
-        yield ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=calls, chunk_position="last"))
+        last = AIMessageChunk(content="", tool_call_chunks=calls, chunk_position="last", usage_metadata=reply.usage)
+        yield ChatGenerationChunk(message=last)
 
     def _next(self, messages: Sequence[BaseMessage]) -> tuple[int, Reply]:
         position = sum(isinstance(message, AIMessage) for message in messages)
@@ -114,7 +124,9 @@ class ScriptedChatModel(BaseChatModel):
     def _result(self, messages: Sequence[BaseMessage], position: int, reply: Reply) -> ChatResult:
         if reply.error is not None:
             raise ScriptedError(reply.error)
-        message = AIMessage(content=_text(reply, messages), tool_calls=self._tool_calls(reply, position))
+        message = AIMessage(
+            content=_text(reply, messages), tool_calls=self._tool_calls(reply, position), usage_metadata=reply.usage
+        )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _tool_calls(self, reply: Reply, position: int) -> list[dict[str, Any]]:

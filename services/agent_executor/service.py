@@ -23,6 +23,7 @@ from .health import Phase
 from .intake import Intake
 from .leases import Leases
 from .ledger import Ended
+from .limits import Limit, Limits
 from .notify import Listener
 from .outbox import Outbox, to_nats, to_sink
 from .redaction import remember, remember_url
@@ -201,7 +202,7 @@ class Service:
             credentials.of,
             self._sandbox,
             self.graphs,
-            max_steps=self.settings.max_steps,
+            _limits(self.settings),
             error_detail=self.settings.error_detail,
         )
 
@@ -251,6 +252,17 @@ def _sandbox(settings: Settings) -> Sandbox:
             memory_bytes=settings.tool_memory_bytes,
             output_bytes=settings.tool_output_bytes,
         )
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        steps=Limit("MAX_STEPS", settings.max_steps),
+        model_calls=Limit("MAX_MODEL_CALLS", settings.max_model_calls),
+        tokens=Limit("MAX_TOKENS", settings.max_tokens),
+        timeout_s=Limit("JOB_TIMEOUT_S", settings.job_timeout_s),
+        tool_output_bytes=Limit("TOOL_OUTPUT_BYTES", settings.tool_output_bytes),
+        state_bytes=Limit("MAX_STATE_BYTES", settings.max_state_bytes),
     )
 
 

@@ -63,7 +63,17 @@ class Settings(BaseSettings):
     vault_path: str = Field("agent-executor", description="path of the service's secrets below the mount")
 
     max_concurrent_jobs: Annotated[int, Field(ge=1)] = Field(8, description="jobs one process runs at a time")
-    max_steps: Annotated[int, Field(ge=1)] = Field(100, description="graph steps of one job at most")
+    job_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        3600, description="seconds that one job may run, in all attempts"
+    )
+    max_steps: Annotated[int, Field(ge=1)] = Field(100, description="graph steps of one agent of a job at most")
+    max_model_calls: Annotated[int, Field(ge=1)] = Field(500, description="calls of models in one job at most")
+    max_tokens: Annotated[int, Field(ge=1)] = Field(
+        5_000_000, description="tokens of one job at most, as its providers count them"
+    )
+    max_state_bytes: Annotated[int, Field(ge=2**10)] = Field(
+        64 * 2**20, description="largest state of a job's graph, as JSON"
+    )
     max_body_bytes: Annotated[int, Field(ge=1024)] = Field(8 * 2**20, description="largest request body")
     shutdown_grace_s: Annotated[float, Field(ge=0)] = Field(
         25, description="seconds that running jobs get to finish after SIGTERM; the rest is resumed elsewhere"

@@ -18,11 +18,24 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from .definition import ROOT_TYPE, Definition, GraphReference, Node, NodeConfig, Runtime, StateField, ToolDefinition
+from .definition import (
+    OWN_FIELDS,
+    ROOT_TYPE,
+    Definition,
+    GraphReference,
+    Limits,
+    Node,
+    NodeConfig,
+    Runtime,
+    StateField,
+    ToolDefinition,
+)
 from .errors import Finding, InvalidInput
 from .job import findings_of
 
 PROVIDERS = frozenset({"anthropic", "ollama", "openai", "scripted"})
+_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_TAKEN = frozenset({"model", "tools", "jump_to", "structured_response", "remaining_steps", "is_last_step"})
 _EDGE_KEYS = frozenset({"source", "target", "from", "to", "type"})
 
 Found = Iterator[tuple[str, str]]
@@ -132,12 +145,19 @@ def _node_errors(path: str, config: dict[str, Any]) -> Found:
         yield f"{path}.model.provider", f"is not known here; known are {', '.join(sorted(PROVIDERS))}"
     if config.get("interrupt_on"):
         yield f"{path}.interrupt_on", "approvals are not supported by this version"
-    if isinstance(config.get("state_schema"), dict) and config["state_schema"]:
-        yield f"{path}.state_schema", "own state fields are not supported by this version"
+    for name, field in _object(config.get("state_schema")).items():
+        where = f"{path}.state_schema.{name:.64}"
+        if not _FIELD.fullmatch(name):
+            yield where, "must be a word of at most 64 letters, digits and _, beginning with a letter"
+        elif name in _TAKEN:
+            yield where, "is a name that LangGraph's agents use themselves"
+        if _object(field).get("reducer") is not None and _object(field).get("type", "any") not in ("list", "any"):
+            yield f"{where}.reducer", "needs a field of type list"
 
 
 def _warnings(document: dict[str, Any]) -> Found:
-    yield from _unknown_keys("", document, Definition, extra={"edges", "limits"})
+    yield from _unknown_keys("", document, Definition, extra={"edges"})
+    yield from _unknown_keys("limits", _object(document.get("limits")), Limits)
     for path, tool in _objects(document, "tool_definitions"):
         yield from _unknown_keys(path, tool, ToolDefinition)
         yield from _unknown_keys(f"{path}.runtime", _object(tool.get("runtime")), Runtime)
@@ -146,7 +166,10 @@ def _warnings(document: dict[str, Any]) -> Found:
         yield from _unknown_keys(path, node, Node)
         yield from _unknown_keys(f"{path}.config", config, NodeConfig)
         for name, field in _object(config.get("state_schema")).items():
-            yield from _unknown_keys(f"{path}.config.state_schema.{name:.64}", _object(field), StateField)
+            where = f"{path}.config.state_schema.{name:.64}"
+            yield from _unknown_keys(where, _object(field), StateField)
+            if name in OWN_FIELDS:
+                yield where, "is a field that every agent has; what is said of it here changes nothing"
         if not str(config.get("system_prompt") or "").strip():
             yield f"{path}.config.system_prompt", "is empty: the agent is told nothing but what deepagents says"
     yield from _edge_warnings(document)

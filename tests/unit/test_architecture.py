@@ -27,7 +27,10 @@ CORE = {
     "graphs": {"errors", "definition"},
     "scripted": set[str](),
     "models": {"errors", "job", "definition", "scripted"},
-    "graph": {"strict_json", "definition", "models"},
+    "state": {"definition"},
+    "middleware": {"strict_json", "definition", "state"},
+    "limits": {"errors", "definition"},
+    "graph": {"definition", "models", "middleware"},
 }
 
 

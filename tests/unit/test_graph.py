@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
+from deepagents import create_deep_agent
 from langchain_core.tools import BaseTool
 
 from agent_executor import graph, validation
@@ -38,7 +40,7 @@ def run(sandbox: Sandbox) -> Run:
         state: dict[str, Any] = {}
         said: list[dict[str, Any]] = []
         async with sandbox.box(parsed.tool_definitions) as box:
-            built = await graph.build(parsed, no_credentials, box.tools)
+            built = await graph.Builder(no_credentials).build(parsed, box.tools)
             items: Any = built.astream(INPUT, stream_mode=["values", "custom"], subgraphs=True)
             async for namespace, mode, payload in items:
                 if mode == "custom":
@@ -76,8 +78,8 @@ async def test_a_specialist_is_described_to_the_root(
     helper = specialist("Helper", [{"text": "x"}])
     helper["config"].update(config)
     given: dict[str, Any] = {}
-    monkeypatch.setattr(graph, "create_deep_agent", lambda **arguments: given.update(arguments))
-    await graph.build(validation.parse(agent([{"text": "x"}], specialists=[helper])), no_credentials, no_tools)
+    monkeypatch.setattr(graph, "create_deep_agent", lambda **asked: given.update(asked) or create_deep_agent(**asked))
+    await graph.Builder(no_credentials).build(validation.parse(agent([{"text": "x"}], specialists=[helper])), no_tools)
     described = {each["name"]: each["description"] for each in given["subagents"]}
     assert described["Helper"] == description
     assert given["name"] == "Lead"
@@ -148,7 +150,7 @@ async def test_a_model_that_cannot_be_had(change: dict[str, Any], kind: type[Exc
     document = agent([{"text": "x"}])
     document["nodes"][0]["config"].update(change)
     with pytest.raises(kind):
-        await graph.build(validation.parse(document), no_credentials, no_tools)
+        await graph.Builder(no_credentials).build(validation.parse(document), no_tools)
 
 
 async def test_credentials_are_asked_once_per_provider() -> None:
@@ -159,5 +161,183 @@ async def test_credentials_are_asked_once_per_provider() -> None:
         return {}
 
     helpers = [specialist(name, [{"text": "x"}]) for name in ("A", "B")]
-    await graph.build(validation.parse(agent([{"text": "x"}], specialists=helpers)), credentials_of, no_tools)
+    parsed = validation.parse(agent([{"text": "x"}], specialists=helpers))
+    await graph.Builder(credentials_of).build(parsed, no_tools)
     assert asked == ["scripted"]
+
+
+# --- state -----------------------------------------------------------------------------------------------------------
+
+
+def writes(name: str, update: str) -> dict[str, Any]:
+    """A tool that returns a command with this update, and no message of its own."""
+    return tool(name, source(name, f"Command(update={update})"))
+
+
+def scripted_specialist(name: str, *, calls: str, state_schema: dict[str, Any]) -> dict[str, Any]:
+    made = specialist(name, [{"tool_calls": [{"name": calls}]}, {"text": f"{name} is done"}], [calls])
+    made["config"]["state_schema"] = state_schema
+    return made
+
+
+def asks(*names: str) -> dict[str, Any]:
+    """A reply that calls these specialists side by side."""
+    return {"tool_calls": [{"name": "task", "args": {"subagent_type": name, "description": "x"}} for name in names]}
+
+
+APPENDED = {"findings": {"type": "list", "item_type": "dict", "reducer": "append"}}
+
+
+async def test_what_specialists_append_reaches_the_parents_field_once(run: Run) -> None:
+    """One after the other and side by side: each begins with what is there, and hands back the whole list."""
+    tools = [writes(f"write_{number}", f"{{'findings': [{{'n': {number}}}]}}") for number in (1, 2, 3)]
+    helpers = [scripted_specialist(f"H{n}", calls=f"write_{n}", state_schema=APPENDED) for n in (1, 2, 3)]
+    document = agent([asks("H1"), asks("H2", "H3"), {"text": "done"}], specialists=helpers)
+    document["tool_definitions"] = tools
+    document["nodes"][0]["config"]["state_schema"] = APPENDED
+    state, said = await run(document)
+    assert state["findings"] == [{"n": 1}, {"n": 2}, {"n": 3}]
+    assert said == []
+
+
+async def test_a_specialists_field_that_the_parent_has_not_stays_with_it(run: Run) -> None:
+    helper = scripted_specialist("Helper", calls="write", state_schema=APPENDED)
+    document = agent([ASK_HELPER, {"text": "{last}"}], specialists=[helper])
+    document["tool_definitions"] = [writes("write", "{'findings': [1]}")]
+    state, said = await run(document)
+    assert "findings" not in state
+    assert (state["messages"][-1].content, said) == ("Helper is done", [])
+
+
+async def test_side_by_side_the_last_value_counts_where_there_is_no_reducer(run: Run) -> None:
+    schema = {"verdict": {"type": "str"}}
+    helpers = [scripted_specialist(name, calls="write", state_schema=schema) for name in ("A", "B")]
+    document = agent([asks("A", "B"), {"text": "done"}], specialists=helpers)
+    document["tool_definitions"] = [writes("write", "{'verdict': 'good'}")]
+    document["nodes"][0]["config"]["state_schema"] = schema
+    state, _ = await run(document)
+    assert state["verdict"] == "good"
+
+
+@pytest.mark.parametrize(
+    ("field", "first", "second", "found"),
+    [
+        ({"type": "int"}, "1", "2", 2),
+        ({"type": "str"}, "'a'", "'b'", "b"),
+        ({"type": "dict"}, "{'a': 1}", "{'b': 2}", {"b": 2}),
+        ({"type": "any"}, "1", "[2]", [2]),
+        ({"type": "list"}, "[1]", "[2]", [2]),
+        ({"type": "list", "reducer": "append"}, "[1]", "[1, 2]", [1, 1, 2]),
+        ({"type": "list", "reducer": "append"}, "'one'", "'two'", ["one", "two"]),
+        (
+            {"type": "list", "item_type": "dict", "reducer": "add_messages"},
+            "[{'n': 1}]",
+            "[{'n': 2}]",
+            [{"n": 1}, {"n": 2}],
+        ),
+        ({"type": "list", "item_type": "str", "reducer": "add_messages"}, "['a']", "['b']", ["a", "b"]),
+        ({"type": "list", "reducer": "add_messages"}, "[{'n': 1}]", "['b']", [{"n": 1}, "b"]),
+    ],
+)
+async def test_a_field_has_its_type_and_reducer(
+    run: Run, field: dict[str, Any], first: str, second: str, found: Any
+) -> None:
+    tools = [writes("one", f"{{'field': {first}}}"), writes("two", f"{{'field': {second}}}")]
+    document = agent([{"tool_calls": [{"name": "one"}]}, {"tool_calls": [{"name": "two"}]}, {"text": "x"}], tools=tools)
+    document["nodes"][0]["config"]["state_schema"] = {"field": field}
+    state, said = await run(document)
+    assert state["field"] == found
+    assert said == []
+
+
+async def test_messages_in_a_field_are_added_by_their_ids(run: Run) -> None:
+    head = "[ToolMessage('{}', tool_call_id='x', id='one')]"
+    tools = [writes(name, f"{{'log': {head.format(name)}}}") for name in ("old", "new")]
+    document = agent([{"tool_calls": [{"name": "old"}]}, {"tool_calls": [{"name": "new"}]}, {"text": "x"}], tools=tools)
+    document["nodes"][0]["config"]["state_schema"] = {"log": {"type": "list", "reducer": "add_messages"}}
+    state, _ = await run(document)
+    assert [message.content for message in state["log"]] == ["new"]
+
+
+async def test_a_tool_reads_its_agents_fields_from_the_first_call_on(run: Run) -> None:
+    reads = (
+        "from typing import Annotated\n"
+        "from langchain.tools import InjectedState\nfrom langchain_core.tools import tool\n"
+        "@tool\ndef reads(notes: Annotated[list, InjectedState('notes')]) -> str:\n    'T.'\n    return repr(notes)\n"
+    )
+    document = agent([{"tool_calls": [{"name": "reads"}]}, {"text": "{last}"}], tools=[tool("reads", reads)])
+    document["nodes"][0]["config"]["state_schema"] = {"notes": {"type": "list"}}
+    state, _ = await run(document)
+    assert state["messages"][-1].content == "[]"
+
+
+async def test_a_key_that_nothing_declares_is_dropped_with_a_warning_that_names_it(run: Run) -> None:
+    stray = writes("stray", "{'nowhere': 1, 'files': {'/a': 'text'}}")
+    state, said = await run(agent([{"tool_calls": [{"name": "stray"}]}, {"text": "{last}"}], tools=[stray]))
+    assert "nowhere" not in state
+    assert state["files"]["/a"]["content"] == "text"
+    assert state["messages"][-1].content == "Updated: nowhere, files."
+    [warning] = [each["data"] for each in said]
+    assert warning["about"] == "nowhere"
+    assert "Lead declares no state key 'nowhere'" in warning["message"]
+
+
+async def test_a_value_of_another_type_is_kept_with_a_warning(run: Run) -> None:
+    document = agent([{"tool_calls": [{"name": "odd"}]}, {"text": "x"}], tools=[writes("odd", "{'count': 'three'}")])
+    document["nodes"][0]["config"]["state_schema"] = {"count": {"type": "int"}}
+    state, said = await run(document)
+    assert state["count"] == "three"
+    assert [each["data"]["about"] for each in said] == ["count"]
+
+
+async def test_a_file_that_a_tool_writes_as_text_can_be_read_by_the_agent(run: Run) -> None:
+    reads = {"tool_calls": [{"name": "read_file", "args": {"file_path": "/a"}}]}
+    document = agent(
+        [{"tool_calls": [{"name": "save"}]}, reads, {"text": "{last}"}],
+        tools=[writes("save", "{'files': {'/a': 'kept'}}")],
+    )
+    state, _ = await run(document)
+    assert "kept" in state["messages"][-1].content
+
+
+# --- kept graphs -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_graph_is_built_once_for_a_definition_and_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = ["first key"]
+
+    async def credentials_of(provider: str) -> Mapping[str, str]:
+        return {"api_key": keys[-1]}
+
+    def asked(prompt: str, **more: Any) -> Any:
+        document = agent([{"text": "x"}], specialists=[specialist("H", [{"text": "x"}])]) | more
+        document["nodes"][1]["config"]["model"] = {"provider": "openai", "model": "gpt-4.1-mini"}
+        document["nodes"][0]["config"]["system_prompt"] = prompt
+        return validation.parse(document)
+
+    builder = graph.Builder(credentials_of, most=2)
+    first = await builder.build(asked("one"), no_tools)
+    assert await builder.build(asked("one", version="2", limits={"steps": 9}), no_tools) is first
+    assert await builder.build(asked("two"), no_tools) is not first
+    keys.append("second key")
+    second = await builder.build(asked("one"), no_tools)
+    assert second is not first
+    keys.pop()
+    assert await builder.build(asked("one"), no_tools) is not first, "it was dropped for the two used last"
+
+
+async def test_jobs_that_ask_for_the_same_at_once_share_one_graph() -> None:
+    builder = graph.Builder(no_credentials)
+    parsed = validation.parse(agent([{"text": "x"}]))
+    built = await asyncio.gather(*(builder.build(parsed, no_tools) for _ in range(5)))
+    assert len(set(map(id, built))) == 1
+
+
+async def test_a_kept_graph_calls_the_tools_of_the_job_that_runs_it(sandbox: Sandbox) -> None:
+    counts = tool("count", source("count", "str(calls.append(1) or len(calls))").replace("@tool", "calls = []\n@tool"))
+    parsed = validation.parse(agent([{"tool_calls": [{"name": "count"}]}, {"text": "{last}"}], tools=[counts]))
+    builder = graph.Builder(no_credentials)
+    for _ in range(2):
+        async with sandbox.box(parsed.tool_definitions) as box:
+            state = await (await builder.build(parsed, box.tools)).ainvoke(INPUT)
+        assert state["messages"][-1].content == "1"

@@ -15,6 +15,7 @@ from agent_executor import checkpoints, database
 from agent_executor.errors import LeaseLost, Stopped, Unavailable
 from agent_executor.job import Status
 from agent_executor.ledger import Claim
+from agent_executor.limits import Limit, Limits
 from agent_executor.runner import Runner, output
 from agent_executor.sandbox.pool import Sandbox
 from tests.definitions import INPUT, adder, agent, tool
@@ -36,11 +37,30 @@ class Heard:
         return [data for kind, data in self.events if kind == event_type]
 
 
+class Memory(InMemorySaver):
+    """Keeps what was used beside the checkpoints."""
+
+    usage_at: Callable[[int], dict[str, float]]
+    used: dict[str, float] = {}  # noqa: RUF012 - replaced, never changed
+
+    async def aput(self, config: Any, checkpoint: Any, metadata: Any, new_versions: Any) -> Any:
+        self.used = self.usage_at(metadata["step"])
+        return await super().aput(config, checkpoint, metadata, new_versions)
+
+    async def usage(self) -> dict[str, float]:
+        return self.used
+
+
 @pytest.fixture(autouse=True)
 def memory(monkeypatch: pytest.MonkeyPatch) -> InMemorySaver:
     """Stands for PostgreSQL's checkpoints."""
-    saver = InMemorySaver()
-    monkeypatch.setattr(checkpoints, "Saver", lambda pool, job_id, fence: saver)
+    saver = Memory()
+
+    def made(pool: Any, job_id: str, fence: int, usage_at: Callable[[int], dict[str, float]]) -> Memory:
+        saver.usage_at = usage_at
+        return saver
+
+    monkeypatch.setattr(checkpoints, "Saver", made)
     return saver
 
 
@@ -58,7 +78,8 @@ Run = Callable[..., Coroutine[Any, Any, Any]]
 @pytest.fixture
 def runner(sandbox: Sandbox) -> Callable[..., Runner]:
     def make(max_steps: int = 100, **options: Any) -> Runner:
-        return Runner(POOL, no_credentials, sandbox, max_steps=max_steps, **options)
+        limits = Limits(steps=Limit("MAX_STEPS", max_steps))
+        return Runner(POOL, no_credentials, sandbox, limits=limits, **options)
 
     return make
 
@@ -165,7 +186,7 @@ async def test_a_message_that_cannot_be_stored_is_repaired(run: Run) -> None:
 async def test_a_job_takes_no_more_steps_than_it_may(run: Run) -> None:
     noop = tool("noop", HEAD + "@tool\ndef noop() -> str:\n    'T.'\n    return 'x'\n")
     outcome = await run(agent([{"tool_calls": [{"name": "noop"}]}] * 20, tools=[noop]), max_steps=10)
-    assert outcome.error["type"] == "GraphRecursionError"
+    assert outcome.error["type"] == "LimitExceeded"
 
 
 async def test_a_script_that_exits_fails_its_job_only(run: Run) -> None:

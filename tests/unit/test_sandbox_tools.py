@@ -221,9 +221,25 @@ async def test_a_command_can_do_no_more(result: Call, command: str) -> None:
         await result(f"import langgraph.types\n@tool\ndef one() -> Any:\n    'T.'\n    return {command}\n")
 
 
-async def test_a_command_without_the_message_of_its_call_is_told_so(result: Call) -> None:
-    with pytest.raises(ToolRaised, match="matching ToolMessage"):
-        await result("@tool\ndef one() -> Any:\n    'T.'\n    return Command(update={'count': 1})\n")
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ("Command(update={'count': 1, 'notes': [2]})", ["Updated: count, notes."]),
+        ("Command(update={'messages': [], 'count': 1})", ["Updated: count."]),
+        ("Command(update={'messages': [HumanMessage('aside')], 'count': 1})", ["aside", "Updated: count."]),
+        ("[Command(update={'count': 1}), Command(update={'notes': [2]})]", ["Updated: count, notes."]),
+        ("Command(update={'messages': [{'role': 'tool', 'content': 'own', 'tool_call_id': 'call-1'}]})", ["own"]),
+        ("[Command(update={'count': 1}), ToolMessage('own', tool_call_id='call-1')]", ["own"]),
+        ("Command()", ["Done."]),
+    ],
+)
+async def test_a_command_without_the_message_of_its_call_gets_one(
+    state_after: Call, returned: str, said: list[str]
+) -> None:
+    state = await state_after(f"@tool\ndef one() -> Any:\n    'T.'\n    return {returned}\n")
+    assert sorted(message.content for message in state["messages"][1:]) == sorted(said)
+    answers = [message for message in state["messages"] if isinstance(message, ToolMessage)]
+    assert [message.tool_call_id for message in answers] == ["call-1"]
 
 
 async def test_state_is_injected_with_its_messages(result: Call) -> None:

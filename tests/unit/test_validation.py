@@ -72,7 +72,7 @@ def damaged(draw: st.DrawFn) -> Any:
 async def _built(definition: Definition, nursery: Nursery) -> Any:
     sandbox = Sandbox(Options(mode="best-effort"), nursery)
     async with sandbox.box(definition.tool_definitions) as box:
-        return await graph.build(definition, _no_credentials, box.tools)
+        return await graph.Builder(_no_credentials).build(definition, box.tools)
 
 
 async def _no_credentials(provider: str) -> Mapping[str, str]:

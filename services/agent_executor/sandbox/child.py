@@ -100,7 +100,7 @@ class Child:
             tool_call_id=frame["call_id"],
             store=None,
         )
-        node: Any = ToolNode([tool])
+        node: Any = _Node([tool])
         if scripts.is_async(tool):
             return asyncio.run(node._arun_one(call, "tool_calls", runtime))
         return node._run_one(call, "tool_calls", runtime)
@@ -124,6 +124,18 @@ class Child:
             frame = frames.dump({"id": call_id, "limit": "TOOL_OUTPUT_BYTES"})
         with self._sending:
             self._pipe.sendall(frame)
+
+
+class _Node(ToolNode):
+    """Lets a command without the message of its own call pass: the other side adds one."""
+
+    def _validate_tool_command(self, command: Any, call: Any, input_type: Any, **_: Any) -> Any:
+        return super()._validate_tool_command(command, call, input_type, require_terminator=False)
+
+    def _validate_tool_command_list(self, response: Any, tool_call: Any, input_type: Any) -> Any:
+        commands = (each for each in response if isinstance(each, Command))
+        checked = {id(each): self._validate_tool_command(each, tool_call, input_type) for each in commands}
+        return [checked.get(id(each), each) for each in response]
 
 
 def _interrupt(value: Any, *, response_schema: Any = None) -> Any:

@@ -10,13 +10,17 @@ Mode = Literal["require", "best-effort", "off"]
 
 @dataclass(frozen=True)
 class Options:
-    """`mode` and `network` as TOOL_SANDBOX and TOOL_NETWORK have them; the rest are limits of one child."""
+    """`mode` and `network` as TOOL_SANDBOX and TOOL_NETWORK have them; the rest are limits of one child.
+
+    `output_name`: what set `output_bytes`.
+    """
 
     mode: Mode = "require"
     network: Literal["none", "allow"] = "none"
     timeout_s: float = 60
     memory_bytes: int = 512 * 2**20
     output_bytes: int = 2**20
+    output_name: str = "TOOL_OUTPUT_BYTES"
     file_bytes: int = 64 * 2**20
     disk_bytes: int = 256 * 2**20
     disk_files: int = 10_000

@@ -9,19 +9,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 import structlog
 from langchain_core.tools import BaseTool
 
 from ..definition import ToolDefinition
-from ..errors import SandboxUnavailable, ToolFailed, ToolScriptError
+from ..errors import LimitExceeded, SandboxUnavailable, ToolFailed, ToolScriptError
 from . import proxy
 from .nursery import Nursery
 from .options import Options
 from .process import Ask, Process
 
 log = structlog.get_logger()
+
+
+class Limit(Protocol):
+    """A number, and what set it."""
+
+    @property
+    def name(self) -> str:
+        """What set it."""
+
+    @property
+    def value(self) -> float:
+        """The number."""
 
 
 class Sandbox:
@@ -46,9 +59,12 @@ class Sandbox:
             await asyncio.to_thread(self._nursery.close)
 
     @asynccontextmanager
-    async def box(self, definitions: Sequence[ToolDefinition]) -> AsyncIterator[Box]:
+    async def box(self, definitions: Sequence[ToolDefinition], output_limit: Limit | None = None) -> AsyncIterator[Box]:
         """For one job; tools of its graph that are called inside of it run there."""
-        box = Box(self, definitions)
+        options = self.options
+        if output_limit is not None:
+            options = replace(options, output_bytes=int(output_limit.value), output_name=output_limit.name)
+        box = Box(self, options, definitions)
         token = proxy.current.set(box)
         try:
             yield box
@@ -87,8 +103,9 @@ class Sandbox:
 class Box:
     """One job's child and its tools."""
 
-    def __init__(self, sandbox: Sandbox, definitions: Sequence[ToolDefinition]) -> None:
+    def __init__(self, sandbox: Sandbox, options: Options, definitions: Sequence[ToolDefinition]) -> None:
         self._sandbox = sandbox
+        self._options = options
         self._scripts = {each.name: each.runtime.script for each in definitions}
         self._specs: list[Any] = []
         self._process: Process | None = None
@@ -118,7 +135,7 @@ class Box:
         """
         reply = await (await self._child()).ask(f"tool {tool!r}", request, answer)
         if "limit" in reply:
-            raise ToolFailed(f"tool {tool!r} {self._exceeded(reply['limit'])}")
+            raise self._exceeded(f"tool {tool!r}", reply["limit"])
         return reply
 
     async def close(self) -> None:
@@ -132,7 +149,7 @@ class Box:
                 if self._process is not None:
                     log.warning("tool_process_lost", reason=self._process.reason)
                     await self._process.close()
-                self._process = await Process.born(await self._sandbox.nursery(), self._sandbox.options)
+                self._process = await Process.born(await self._sandbox.nursery(), self._options)
                 self._specs = await self._load(self._process)
             return self._process
 
@@ -142,11 +159,11 @@ class Box:
         if isinstance(specs := reply.get("specs"), list) and all(isinstance(each, dict) for each in specs):
             return specs
         if "limit" in reply:
-            raise ToolFailed(f"{who} {self._exceeded(reply['limit'])}")
+            raise self._exceeded(who, reply["limit"])
         raise ToolScriptError(str(reply.get("script_error") or "a script answers for another"))
 
-    def _exceeded(self, limit: Any) -> str:
-        options = self._sandbox.options
+    def _exceeded(self, who: str, limit: Any) -> Exception:
+        options = self._options
         if limit == "TOOL_OUTPUT_BYTES":
-            return f"returned more than TOOL_OUTPUT_BYTES ({options.output_bytes})"
-        return f"needs more than TOOL_MEMORY_BYTES ({options.memory_bytes})"
+            return LimitExceeded(f"{who} returned more than {options.output_name} ({options.output_bytes})")
+        return ToolFailed(f"{who} needs more than TOOL_MEMORY_BYTES ({options.memory_bytes})")

@@ -132,7 +132,7 @@ class Process:
             while True:
                 length = int.from_bytes(await self._reader.readexactly(frames.HEADER_BYTES), "big")
                 if length > most:
-                    self.kill(f"sent more than TOOL_OUTPUT_BYTES ({self._options.output_bytes})")
+                    self.kill(f"sent more than {self._options.output_name} ({self._options.output_bytes})")
                     return
                 self._take(frames.load(await self._reader.readexactly(length)))
         except (asyncio.IncompleteReadError, ConnectionError):

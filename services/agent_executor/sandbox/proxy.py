@@ -5,13 +5,15 @@ They belong to no job: a graph with them can be kept, and finds the box of the j
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, Protocol
 
 from langchain.tools import ToolRuntime
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import RemoveMessage, ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool
+from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.types import Command, interrupt
 
 from ..errors import ToolFailed, ToolScriptError
@@ -58,7 +60,8 @@ def tool(spec: Mapping[str, Any]) -> BaseTool:
             "configurable": _configurable(runtime),
             "state": _state(runtime.state, fields),
         }
-        return _result(str(name), await current.get().call(str(name), request, _interrupt))
+        reply = await current.get().call(str(name), request, _interrupt)
+        return _answered(_result(str(name), reply), str(name), runtime.tool_call_id)
 
     return StructuredTool(
         name=name,
@@ -108,6 +111,34 @@ def _answer(found: Mapping[str, Any]) -> ToolMessage | Command[Any]:
     if not all(isinstance(each, str) for each in (goto if isinstance(goto, list) else [goto])):
         raise TypeError
     return Command(graph=command["graph"], update=command["update"], goto=goto)
+
+
+def _answered(result: Any, name: str, call_id: Any) -> Any:
+    """`result` with a message for the model: LangGraph would end the run over a command that has none."""
+    results = result if isinstance(result, list) else [result]
+    commands = [each for each in results if isinstance(each, Command) and each.graph is None]
+    if not commands or any(_is_answer(message, call_id) for each in results for message in _messages(each)):
+        return result
+    first = commands[0]
+    update = first.update or {}
+    keys = ", ".join(str(key) for each in commands for key in each.update or {} if key != "messages")
+    message = ToolMessage(f"Updated: {keys}." if keys else "Done.", name=name, tool_call_id=call_id)
+    mended = dataclasses.replace(first, update={**update, "messages": [*_messages(first), message]})
+    return [mended if each is first else each for each in results] if isinstance(result, list) else mended
+
+
+def _messages(result: Any) -> list[Any]:
+    if not isinstance(result, Command):
+        return [result]
+    messages = (result.update or {}).get("messages") or []
+    return messages if isinstance(messages, list) else [messages]
+
+
+def _is_answer(message: Any, call_id: Any) -> bool:
+    if isinstance(message, RemoveMessage) and message.id == REMOVE_ALL_MESSAGES:
+        return True  # the call that was to be answered goes as well
+    found = message.get("tool_call_id") if isinstance(message, dict) else getattr(message, "tool_call_id", None)
+    return bool(found == call_id)
 
 
 def _raised(name: str, error: Any) -> Exception:

@@ -1,0 +1,65 @@
+"""A node's `state_schema` -> the fields that its agent's state has besides deepagents' own.
+
+Owns their types and reducers, and what of a specialist's state reaches its parent's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, TypedDict
+
+from langchain_core.messages import BaseMessage
+from langgraph.graph.message import add_messages
+
+from .definition import StateField
+
+Reducer = Callable[[Any, Any], Any]
+
+TYPES: Mapping[str, Any] = {"list": list, "dict": dict, "str": str, "int": int, "any": Any}
+_MESSAGE_TYPES = frozenset({"message", "basemessage", "anymessage"})
+
+
+def schema(fields: Mapping[str, StateField]) -> Any:
+    """A TypedDict of the fields, as `create_agent` takes them from a middleware.
+
+    A field begins empty (`[]`, `{}`, `""`, 0; `any` has no value before the first write), so that a tool may read it.
+    """
+    return TypedDict("Fields", {name: Annotated[TYPES[field.type], reducer(field)] for name, field in fields.items()})  # type: ignore[operator]
+
+
+def reducer(field: StateField) -> Reducer:
+    """How a new value joins the one that is there. Without one the last value counts, also of several in one step."""
+    if field.reducer is None:
+        return last
+    if field.reducer == "append" or (field.item_type or "message").lower() not in _MESSAGE_TYPES:
+        return append
+    return add_messages_or_append
+
+
+def last(old: Any, new: Any) -> Any:
+    """The new value."""
+    return new
+
+
+def append(old: Any, new: Any) -> list[Any]:
+    """The new items after the old ones; a value that is no list is one item."""
+    return [*(old or ()), *(new if isinstance(new, list) else [new])]
+
+
+def add_messages_or_append(old: Any, new: Any) -> Any:
+    """langgraph's `add_messages` where all items are messages, `append` otherwise."""
+    items = [*(old or ()), *(new if isinstance(new, list) else [new])]
+    return add_messages(old, new) if all(map(_is_message, items)) else append(old, new)
+
+
+def _is_message(item: Any) -> bool:
+    if isinstance(item, dict):
+        return "content" in item and ("role" in item or "type" in item)
+    return isinstance(item, BaseMessage)
+
+
+def added(field: StateField, before: Any, after: Any) -> Any:
+    """What a specialist added to a field: it begins with the parent's list, and hands back the whole."""
+    if field.reducer is None or not isinstance(before, Sequence) or not isinstance(after, list):
+        return after
+    return after[len(before) :] if after[: len(before)] == list(before) else after
