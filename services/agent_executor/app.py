@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import Context
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
@@ -26,9 +26,6 @@ from . import api, logs, tracing
 from .errors import GraphNotLoaded
 from .settings import Settings, SettingsError, load
 from .threads import DaemonThreads
-
-if TYPE_CHECKING:
-    from .service import Service
 
 _RETRY_S = 1.0
 
@@ -85,8 +82,7 @@ async def _open(app: FastAPI, settings: Settings, opened: AsyncExitStack) -> Non
     except GraphNotLoaded as error:  # nothing is open yet that would have to be closed
         log.error("cannot_start", reason=str(error))
         os._exit(64)
-    service: Service = module.Service(settings, graphs)
-    app.state.service = await opened.enter_async_context(service)
+    app.state.service = await module.open_service(settings, graphs, opened)
 
 
 def _heavy_imports() -> Any:

@@ -69,6 +69,14 @@ class WorkerLost(AgentExecutorError):
     """The job's workers fell silent, once for each attempt it had."""
 
 
+class VaultDenied(AgentExecutorError):
+    """Vault answers, and refuses: the login, or a path; the message names who asked, and for what."""
+
+
+class Incomplete(AgentExecutorError):
+    """A secret in Vault lacks fields; the message names its path and them."""
+
+
 class ModelUnavailable(AgentExecutorError):
     """A definition names a provider that does not exist here, or one that has no key."""
 

@@ -14,8 +14,8 @@ CANARY = "canary-4711"
 def test_the_smallest_environment_is_enough(environment: dict[str, str]) -> None:
     settings = load()
     assert settings.postgres_host == "db.example"
+    assert settings.redis_url is not None
     assert settings.redis_url.get_secret_value() == environment["REDIS_URL"]
-    assert settings.nats_url.get_secret_value() == environment["NATS_URL"]
 
 
 def test_the_defaults_are_those_of_the_contract(settings: Settings) -> None:
@@ -44,6 +44,30 @@ def test_all_that_is_missing_and_all_that_is_wrong_is_named_at_once(
     assert {finding.field for finding in raised.value.findings} == {
         *("POSTGRES_HOST", "REDIS_URL", "POSTGRES_PORT", "ERROR_DETAIL")
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({}, "VAULT_ROLE"),
+        ({"VAULT_ROLE_ID": "x"}, "VAULT_SECRET_ID"),
+        ({"VAULT_SECRET_ID": "x"}, "VAULT_ROLE_ID"),
+    ],
+)
+def test_with_a_vault_a_way_to_log_in_is_all_that_is_needed(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, given: dict[str, str], missing: str
+) -> None:
+    for name in environment:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("VAULT_ADDR", "http://vault.example:8200")
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"^missing environment variables: {missing}$"):
+        load()
+    monkeypatch.setenv(missing, "x")
+    assert load().postgres_host is None
+    monkeypatch.setenv("VAULT_TOKEN", "x")
+    assert load()
 
 
 @pytest.mark.parametrize(
@@ -80,7 +104,7 @@ def test_the_dsn_leads_to_the_schema_whatever_the_password(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POSTGRES_PASSWORD", "it's a 'trap' \\ host=evil")
-    found = conninfo_to_dict(load().dsn())
+    found = conninfo_to_dict((settings := load()).dsn(settings.explicit()["postgres"]))
     assert found["host"] == "db.example"
     assert found["password"] == "it's a 'trap' \\ host=evil"
     options = str(found["options"])
