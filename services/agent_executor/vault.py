@@ -22,7 +22,7 @@ from requests.exceptions import RequestException
 
 from . import metrics
 from .errors import Unavailable, VaultDenied
-from .redaction import remember
+from .redaction import redact, remember
 
 REFRESH_S = 300.0
 _TIMEOUT_S = 2
@@ -245,10 +245,11 @@ class Vault:
         """Call hvac in a thread, and give its failures our names."""
         try:
             return await asyncio.to_thread(call, *arguments)
-        except _DENIALS:
+        except _DENIALS as error:
             metrics.vault_auth_failures.inc()
-            log.error("vault_refused", what=what, who=self._login.who)
-            raise VaultDenied(f"Vault refuses {self._login.who}: {what}") from None
+            said = redact(" ".join(str(error.errors[0]).split())) if error.errors else type(error).__name__
+            log.error("vault_refused", what=what, who=self._login.who, reason=said)
+            raise VaultDenied(f"Vault refuses {self._login.who}: {what} ({said})") from None
         except (VaultError, RequestException) as error:
             log.warning("vault_unavailable", what=what, error=type(error).__name__)
             raise Unavailable(f"Vault does not answer: {type(error).__name__} when {what}") from None
