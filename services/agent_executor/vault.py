@@ -247,7 +247,7 @@ class Vault:
             return await asyncio.to_thread(call, *arguments)
         except _DENIALS as error:
             metrics.vault_auth_failures.inc()
-            said = redact(" ".join(str(error.errors[0]).split())) if error.errors else type(error).__name__
+            said = redact(" ".join(str(next(iter(error.errors or ()), type(error).__name__)).split()))
             log.error("vault_refused", what=what, who=self._login.who, reason=said)
             raise VaultDenied(f"Vault refuses {self._login.who}: {what} ({said})") from None
         except (VaultError, RequestException) as error:
