@@ -121,6 +121,65 @@ async def test_scripts_share_nothing_but_the_process(sandbox: Sandbox) -> None:
     assert [each.content for each in state["messages"][1:]] == ["a", "b"]
 
 
+ORDINARY = {
+    "a model of arguments": (
+        "from typing import List, Optional\nfrom pydantic import BaseModel, Field\n"
+        "class In(BaseModel):\n    x: int\n"
+        "class Arguments(BaseModel):\n    q: Optional[List[In]] = Field(None, description='Q.')\n"
+        "@tool(args_schema=Arguments)\ndef one(q=None):\n    'T.'\n    return f'{q[0].x} {type(q[0]).__name__}'\n",
+        {"q": [{"x": 1}]},
+        "1 In",
+    ),
+    "a dataclass": (
+        "from dataclasses import dataclass\n@dataclass\nclass Point:\n    x: int\n"
+        "@tool\ndef one() -> str:\n    'T.'\n    return str(Point(1))\n",
+        {},
+        "Point(x=1)",
+    ),
+    "a dataclass with annotations that are text": (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom typing import ClassVar\n"
+        "@dataclass\nclass Point:\n    n: ClassVar[int] = 0\n    x: int = 1\n"
+        "one = __import__('langchain_core.tools').tools.tool('one', description='T.')(lambda: str(Point()))\n",
+        {},
+        "Point(x=1)",
+    ),
+    "a model that refers to itself": (
+        "from pydantic import BaseModel\nclass In(BaseModel):\n    x: int\n    y: 'In | None' = None\n"
+        "@tool\ndef one(q: In) -> str:\n    'T.'\n    return str(q.y)\n",
+        {"q": {"x": 1, "y": {"x": 2}}},
+        "x=2 y=None",
+    ),
+    "types of a function": (
+        "from pydantic import BaseModel\ndef make():\n    class In(BaseModel):\n        x: int\n"
+        "    @tool\n    def one(q: In) -> str:\n        'T.'\n        return str(q)\n    return one\none = make()\n",
+        {"q": {"x": 1}},
+        "x=1",
+    ),
+    "its source": (
+        "import inspect\n@tool\ndef one() -> str:\n    'T.'\n    return inspect.getsource(one.func)[:24] + __file__\n",
+        {},
+        "@tool\ndef one() -> str:\n<tool one>",
+    ),
+    "a class that is pickled": (
+        "import pickle\nclass A: pass\n"
+        "@tool\ndef one() -> str:\n    'T.'\n    return type(pickle.loads(pickle.dumps(A()))).__name__\n",
+        {},
+        "A",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+async def test_a_script_is_an_ordinary_module(sandbox: Sandbox, name: str) -> None:
+    source, arguments, content = ORDINARY[name]
+    whole = source if "__future__" in source else HEAD + source
+    parsed = Definition.model_validate(agent([{"text": "x"}], tools=[tool("one", whole)]))
+    async with sandbox.box(parsed.tool_definitions) as box:
+        asks = AIMessage("", tool_calls=[{"name": "one", "args": arguments, "id": "call-1"}])
+        state = await _graph(await box.tools()).ainvoke({"messages": [asks]})
+    assert state["messages"][-1].content == content
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [
@@ -280,6 +339,7 @@ async def test_an_exception_is_raised_by_name_with_its_place_in_the_script(resul
         await result(f"@tool\n{kind} one() -> str:\n    'T.'\n    raise LookupError('no luck')\n")
     assert type(raised.value).__name__ == "LookupError"
     assert '"<tool one>", line 11, in one' in raised.value.__notes__[0]
+    assert "raise LookupError('no luck')\n" in raised.value.__notes__[0]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import linecache
+import sys
 import traceback
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from langchain_core.tools import BaseTool
@@ -15,17 +18,20 @@ class ScriptError(Exception):
 
 
 def load(name: str, script: str) -> BaseTool:
-    """Run the script and return its tool of that name.
+    """Run the script, as a module that others find where they look for one, and return its tool of that name.
 
     Raises:
         ScriptError: see there.
     """
-    namespace: dict[str, Any] = {"__name__": f"tool_script_{name}"}
+    module = ModuleType(f"tool_script_{name}")
+    module.__file__ = file = f"<tool {name}>"
+    sys.modules[module.__name__] = module  # pydantic, dataclasses and pickle
+    linecache.cache[file] = (len(script), None, script.splitlines(keepends=True), file)  # tracebacks and inspect
     try:
-        exec(compile(script, f"<tool {name}>", "exec"), namespace)  # noqa: S102
+        exec(compile(script, file, "exec", dont_inherit=True), vars(module))  # noqa: S102
     except (Exception, SystemExit) as error:
         raise ScriptError(f"the script of tool {name!r} fails: {type(error).__name__}: {error}") from error
-    made = {value.name: value for value in namespace.values() if isinstance(value, BaseTool)}
+    made = {value.name: value for value in vars(module).values() if isinstance(value, BaseTool)}
     if name not in made:
         names = ", ".join(sorted(made)) or "none"
         raise ScriptError(f"the script of tool {name!r} makes no tool of that name; it makes: {names}")
