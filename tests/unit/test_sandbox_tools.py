@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import operator
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from langchain.tools import ToolRuntime
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from langchain_core.tools import BaseTool, ToolException
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -405,6 +407,54 @@ async def test_a_tool_may_interrupt_and_is_answered_in_order(sandbox: Sandbox, k
             asked.append([each.value for each in state.get("__interrupt__", [])])
     assert asked == [[{"ask": 1}], ["a?"], []]
     assert state["messages"][-1].content == "a {'b': 1}"
+
+
+LOCKED = (
+    "import asyncio\nlock = asyncio.Lock()\n@tool\nasync def one(n: int) -> str:\n    'T.'\n"
+    "    async with lock:\n        await asyncio.sleep(0.05)\n"
+    "        there = await asyncio.to_thread(os.environ.get, 'AGENT_EXECUTOR_IDEMPOTENCY_KEY')\n"
+    "    return f\"{n} {there == os.environ['AGENT_EXECUTOR_IDEMPOTENCY_KEY']} {there}\"\n"
+)
+
+
+async def test_coroutines_of_one_step_share_what_belongs_to_a_loop(sandbox: Sandbox) -> None:
+    parsed = Definition.model_validate(agent([{"text": "x"}], tools=[tool("one", HEAD + LOCKED)]))
+    async with sandbox.box(parsed.tool_definitions) as box:
+        made = (await box.tools())["one"]
+
+        async def call(n: int) -> str:
+            config: Any = {"configurable": {"idempotency_key": f"key-{n}"}}
+            given: Any = {"state": {}, "context": None, "config": config, "stream_writer": print, "store": None}
+            arguments = {"n": n, "runtime": ToolRuntime(**given, tool_call_id=str(n))}
+            found = await made.ainvoke({"type": "tool_call", "name": "one", "id": str(n), "args": arguments})
+            return str(found.content)
+
+        async with asyncio.timeout(5):
+            found = await asyncio.gather(*map(call, range(3)))
+    assert found == [f"{n} True key-{n}" for n in range(3)]
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+async def test_a_tool_may_run_coroutines_of_its_own(result: Call, kind: str) -> None:
+    source = "    async def f():\n        await asyncio.sleep(0.01)\n        return 'ran'\n"
+    run = "asyncio.run(f())" if kind == "def" else "await f()"
+    found = await result(f"import asyncio\n@tool\n{kind} one() -> str:\n    'T.'\n{source}    return {run}\n")
+    assert found.content == "ran"
+
+
+@pytest.mark.parametrize("ends", ["raise SystemExit(3)", "asyncio.get_running_loop().stop()"])
+async def test_the_loop_outlives_what_a_tool_does_to_it(sandbox: Sandbox, ends: str) -> None:
+    source = (
+        f"import asyncio\nasync def end():\n    {ends}\n"
+        "@tool\nasync def one() -> str:\n    'T.'\n    task = asyncio.create_task(end())\n"
+        "    await asyncio.sleep(0.01)\n    return str(task.done())\n"
+    )
+    parsed = Definition.model_validate(agent([{"text": "x"}], tools=[tool("one", HEAD + source)]))
+    asks = AIMessage("", tool_calls=[{"name": "one", "args": {}, "id": "call-1"}])
+    async with sandbox.box(parsed.tool_definitions) as box, asyncio.timeout(5):
+        graph = _graph(await box.tools())
+        for _ in range(2):
+            assert (await graph.ainvoke({"messages": [asks]}))["messages"][-1].content == "True"
 
 
 async def test_calls_of_one_step_run_side_by_side_each_with_its_key(sandbox: Sandbox) -> None:

@@ -1,17 +1,20 @@
 """What runs in a child once it is confined: loads one job's scripts and calls their tools.
 
 Owns the child's end of the pipe. One thread reads; each call has a thread of its own, as calls of one step run side by
-side. Whatever a script does to this program concerns its own job only: the other side believes nothing of what it says.
+side; coroutines of all calls run on one event loop, so that they can share what belongs to a loop. Whatever a script
+does to this program concerns its own job only: the other side believes nothing of what it says.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import os
 import queue
 import socket
 import threading
+from collections.abc import Coroutine
 from typing import Any
 
 import langgraph.types
@@ -48,6 +51,7 @@ class Child:
         self._tools: dict[str, BaseTool] = {}
         self._answers: dict[int, queue.SimpleQueue[Any]] = {}
         self._sending = threading.Lock()
+        self._loop = _Loop()
 
     def serve(self) -> None:
         """Until the end."""
@@ -102,7 +106,7 @@ class Child:
         )
         node: Any = _Node([tool])
         if scripts.is_async(tool):
-            return asyncio.run(node._arun_one(call, "tool_calls", runtime))
+            return self._loop.result(node._arun_one(call, "tool_calls", runtime))
         return node._run_one(call, "tool_calls", runtime)
 
     def _ask(self, call_id: int, value: Any, schema: Any) -> Any:
@@ -124,6 +128,39 @@ class Child:
             frame = frames.dump({"id": call_id, "limit": "TOOL_OUTPUT_BYTES"})
         with self._sending:
             self._pipe.sendall(frame)
+
+
+class _Loop:
+    """An event loop in a thread of its own, from its first coroutine on."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting = threading.Lock()
+
+    def result(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """What comes of it; it has the context of the thread that waits here."""
+        with self._starting:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._run, args=(self._loop,), daemon=True).start()
+        found, error = asyncio.run_coroutine_threadsafe(_outcome(coroutine), self._loop).result()
+        if error is not None:
+            raise error
+        return found
+
+    @staticmethod
+    def _run(loop: asyncio.AbstractEventLoop) -> None:
+        while not loop.is_closed():  # a script's own task may stop it, or exit
+            with contextlib.suppress(BaseException):
+                loop.run_forever()
+
+
+async def _outcome(coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
+    """Its result or its exception, of which some would end the loop."""
+    try:
+        return await coroutine, None
+    except BaseException as error:  # noqa: BLE001
+        return None, error
 
 
 class _Node(ToolNode):
