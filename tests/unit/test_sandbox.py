@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import socket
 import struct
@@ -18,11 +19,13 @@ from langgraph.types import Command
 
 from agent_executor.definition import Runtime, ToolDefinition
 from agent_executor.errors import SandboxUnavailable, ToolFailed, ToolScriptError, ToolTimeout
+from agent_executor.retries import may_pass
 from agent_executor.sandbox import directory, frames, proxy, seccomp, syscalls
 from agent_executor.sandbox.nursery import Life, Nursery
 from agent_executor.sandbox.options import Options
 from agent_executor.sandbox.pool import Sandbox
 from agent_executor.sandbox.process import FRAME_OVERHEAD_BYTES, Process
+from agent_executor.sandbox.zygote import Zygote
 
 # frames
 
@@ -414,6 +417,35 @@ def test_a_zygote_that_the_system_does_not_start_leaves_nothing(
 
 def test_the_zygote_has_one_thread_so_that_it_may_fork(nursery: Nursery) -> None:
     assert nursery.threads == 1
+
+
+def test_a_child_that_cannot_be_forked_leaves_the_zygote_and_its_other_children(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fork() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    control, theirs = socket.socketpair()
+    ours, pipe = socket.socketpair()
+    with control, theirs, ours:
+        socket.send_fds(control, [b'{"bear": 7}\n'], [pipe.fileno()])
+        pipe.close()
+        monkeypatch.setattr("os.fork", fork)
+        assert Zygote(theirs, "/nowhere")._read()
+        assert json.loads(control.recv(1000)) == {"died": 7, "status": None, "unborn": os.strerror(errno.EAGAIN)}
+        assert ours.recv(1) == b""
+
+
+async def test_a_child_that_never_lived_may_live_when_it_is_tried_again() -> None:
+    birth: Any = Birth()
+    process = await Process.born(birth, Options(timeout_s=5))
+    birth.life.unborn = "no room"
+    birth.life.ended.set_result(None)
+    birth.child.close()
+    with pytest.raises(SandboxUnavailable, match=r"cannot start another one \(no room\)") as raised:
+        await process.ask("tool 'one'", {"tool": "one"})
+    assert may_pass(raised.value)
+    await process.close()
 
 
 async def test_a_sandbox_starts_another_zygote_when_one_has_died() -> None:

@@ -31,11 +31,16 @@ _END_S = 5
 
 @dataclass(eq=False)
 class Life:
-    """One child: our end of its pipe, and in the end its exit code (negative: a signal; None: nobody can tell)."""
+    """One child: our end of its pipe, and in the end its exit code (negative: a signal; None: nobody can tell).
+
+    `process` is 0 until it is known; `unborn` says why there never was one.
+    """
 
     number: int
     pipe: socket.socket
     directory: str
+    process: int = 0
+    unborn: str = ""
     ended: Future[int | None] = field(default_factory=Future)
 
 
@@ -137,7 +142,10 @@ class Nursery:
         with contextlib.suppress(OSError), self._control.makefile("rb") as lines:
             for line in lines:
                 said = json.loads(line)
-                if "died" in said:
+                if "born" in said:
+                    self._lives[said["born"]].process = said["process"]
+                elif "died" in said:
+                    self._lives[said["died"]].unborn = said.get("unborn", "")
                     self._end(said["died"], said["status"])
                 elif "failed" in said:
                     self._fail(said["failed"])

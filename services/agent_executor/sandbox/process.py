@@ -10,9 +10,10 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from ..errors import ToolFailed, ToolTimeout
+from ..errors import SandboxUnavailable, ToolFailed, ToolTimeout
 from . import directory, frames
 from .nursery import Life, Nursery
 from .options import Options
@@ -21,6 +22,7 @@ FRAME_OVERHEAD_BYTES = 4096
 _LOOK_S = 0.2
 _DYING_S = 5.0
 _MOST_UNREAD = 4
+MOST_THREADS = 256
 
 Ask = Callable[[Any, Any], Any]
 
@@ -67,6 +69,7 @@ class Process:
 
         Raises:
             ToolTimeout, ToolFailed: a limit ended it, or it ended; `who` is named.
+            SandboxUnavailable: it never began.
         """
         self._number += 1
         number = self._number
@@ -150,11 +153,14 @@ class Process:
             raise ValueError("more answers than were asked for")
 
     async def _watch(self) -> None:
-        """Nothing else limits what is in a directory as a whole."""
+        """Nothing else limits what is in a directory as a whole, or how many threads there are."""
         most_bytes, most_files = self._options.disk_bytes, self._options.disk_files
         try:
             while not self._dead:
                 await asyncio.sleep(_LOOK_S)
+                if _threads(self._life.process) > MOST_THREADS:
+                    self.kill(f"was stopped: more than {MOST_THREADS} threads")
+                    return
                 await asyncio.to_thread(directory.measure, self._life.directory, most_bytes, most_files)
         except directory.TooMuch as error:
             self.kill(f"was stopped: {error}")
@@ -166,6 +172,9 @@ class Process:
             status = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._life.ended)), _DYING_S)
         except TimeoutError:
             status = None
+        if self._life.unborn:
+            words = f"the process that runs tools cannot start another one ({self._life.unborn})"
+            raise SandboxUnavailable(words, may_pass=True)
         if status is None:
             return "did not end: its process, or the one that starts them, is gone"
         if status >= 0:
@@ -175,3 +184,11 @@ class Process:
         if -status == signal.SIGKILL:
             return "was killed: out of memory, most likely, or it killed itself"
         return f"crashed its process ({signal.Signals(-status).name})"
+
+
+def _threads(process: int) -> int:
+    """How many it has; 0 where that cannot be told."""
+    try:
+        return int(Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[17])
+    except (OSError, IndexError):
+        return 0

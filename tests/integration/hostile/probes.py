@@ -89,6 +89,13 @@ PROBES = {
         r"^returned '(True|true)'$|ToolFailed",
         wild=True,
     ),
+    "threads with small stacks": Probe(
+        "threading.stack_size(32768)\ntry:\n"
+        "    while True: threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n"
+        "except (RuntimeError, MemoryError):\n    time.sleep(1)",
+        r"^ToolFailed: tool 'probe' was stopped: more than 256 threads",
+        wild=True,
+    ),
     # memory
     "10 GB": Probe("result = len(bytearray(10**10))", MEMORY),
     "memory piece by piece": Probe("found = []\nwhile True: found.append(bytes(10**6))", MEMORY, wild=True),
