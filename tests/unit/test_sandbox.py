@@ -351,6 +351,8 @@ def test_the_filter_of_each_architecture(name: str, network: bool) -> None:
     threads = 0x3D0F00
     assert asked("clone", threads) == "allowed"
     assert [asked("clone", flags) for flags in (17, 0, threads | 0x10000000, threads | 0x40000000)] == ["EPERM"] * 4
+    assert [asked("clone", threads & ~shared) for shared in (0x100, 0x200, 0x400, 0x800, 0x10000)] == ["EPERM"] * 5
+    assert [asked("close_range", 3, 9, flags) for flags in (0, 4, 2, 6, 8)] == ["allowed"] * 2 + ["EPERM"] * 3
     for call in ("kill", "tgkill"):
         assert [asked(call, process) for process in (os.getpid(), 1, 0, 2**32 - 1)] == ["allowed", *["EPERM"] * 3]
     assert [asked("prlimit64", process) for process in (0, os.getpid(), 1)] == ["allowed", "allowed", "EPERM"]

@@ -132,6 +132,13 @@ PROBES = {
         "result = [] if len(found) < 64 else len(found)",
         NOTHING,
     ),
+    "descriptors of a thread's own": Probe("call('close_range', 900, 999, 2)", DENIED),
+    "a thread with descriptors of its own": Probe(
+        "result = refused(lambda: call('clone', 0x10900, 0, 0, 0, 0) or call(93 if _column else 60, 0))",
+        NOTHING,
+        wild=True,
+    ),
+    "descriptors that are closed": Probe("os.closerange(50, 60); call('close_range', 50, 60, 0); result = []", NOTHING),
     # files of others
     "a secret file": Probe("result = open(SECRET).read()", DENIED),
     "a symbolic link to it": Probe("os.symlink(SECRET, 'x'); result = open('x').read()", DENIED),
