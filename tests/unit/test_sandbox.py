@@ -336,6 +336,7 @@ def test_the_filter_of_each_architecture(name: str, network: bool) -> None:
     refused = [call for call in seccomp.REFUSED.split() if syscalls.number(call, machine) is not None]
     assert len(refused) > 90
     assert {asked(call) for call in [*refused, "truncate"]} == {"EPERM"}
+    assert {"inotify_init1", "inotify_add_watch"} <= {*refused}
     assert {asked(call) for call in seccomp.ABSENT.split()} == {"ENOSYS"}
     assert asked("fchmodat") == asked("utimensat") == "pretended"
     inet = "allowed" if network else "EPERM"
@@ -415,6 +416,18 @@ def test_a_zygote_that_the_system_does_not_start_leaves_nothing(
     with pytest.raises(SandboxUnavailable, match="does not start: No such file or directory"):
         Nursery()
     assert [*tmp_path.iterdir()] == []
+
+
+def test_no_job_can_guess_anothers_directory(nursery: Nursery) -> None:
+    lives = [nursery.bear(Options(mode="best-effort").order()) for _ in range(2)]
+    names = {Path(life.directory).name for life in lives}
+    for life in lives:
+        nursery.kill(life)
+        life.pipe.close()
+        life.ended.result(5)
+        directory.remove(life.directory)
+    assert len(names) == 2
+    assert {len(name) for name in names} == {32}
 
 
 def test_the_zygote_has_one_thread_so_that_it_may_fork(nursery: Nursery) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import uuid
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -110,7 +111,7 @@ class Nursery:
         pipe, theirs = socket.socketpair()
         with theirs, self._lock:
             self._number += 1
-            place = Path(self._root) / str(self._number)
+            place = Path(self._root) / uuid.uuid4().hex  # a name that no other job can guess
             life = self._lives[self._number] = Life(self._number, pipe, str(place))
             try:
                 place.mkdir(0o700)

@@ -156,6 +156,15 @@ PROBES = {
     "another job's directory": Probe("result = os.listdir(NEIGHBOUR)", DENIED),
     "another job's file": Probe("result = open(NEIGHBOUR + '/mine').read()", DENIED),
     "writes to another job": Probe("open(NEIGHBOUR + '/x', 'w')", DENIED),
+    "names of another job's files": Probe(
+        "found = _libc.inotify_init1(0)\nresult = [] if _libc.inotify_add_watch(found, NEIGHBOUR.encode(), 0xfff) < 0"
+        " else 'watched'",
+        NOTHING,
+    ),
+    "watches without end": Probe(
+        "result = refused(*[lambda: call('inotify_init1', 0)] * 4, lambda: call('inotify_add_watch', 0, b'.', 1))",
+        NOTHING,
+    ),
     "the temporary directory": Probe("open('/tmp/of-a-hostile-tool', 'w')", DENIED),
     "its own directory's parent": Probe("result = os.listdir(os.environ['HOME'] + '/..')", DENIED),
     "the root directory": Probe("result = os.listdir('/')", DENIED),
