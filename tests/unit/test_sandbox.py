@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
 from langchain_core.tools import StructuredTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.types import Command
 
 from agent_executor.definition import Runtime, ToolDefinition
@@ -225,6 +226,49 @@ def test_a_spec_that_describes_no_tool_is_refused(change: dict[str, Any]) -> Non
     assert (made.name, made.description, made.return_direct) == ("one", "D.", False)
     with pytest.raises(ToolScriptError):
         proxy.tool(SPEC | change)
+
+
+def bomb(levels: int) -> dict[str, Any]:
+    """A schema that doubles with each level when it is inlined."""
+    found: dict[str, Any] = {"level0": {"type": "string"}}
+    for level in range(1, levels):
+        below = {"$ref": f"#/$defs/level{level - 1}"}
+        found[f"level{level}"] = {"type": "object", "properties": {"x": below, "y": below}}
+    return {"type": "object", "properties": {"p": {"$ref": f"#/$defs/level{levels - 1}"}}, "$defs": found}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        found = {"anyOf": [found]}
+    return {"type": "object", "properties": {"p": found}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        (bomb(18), r"has a \$ref"),
+        ({"properties": {"p": {"anyOf": [{"$ref": "#/nowhere"}]}}}, r"has a \$ref"),
+        (nested(30), "more than 50 levels"),
+        (nested(400), "more than 50 levels"),
+        ({"properties": {f"p{n}": {"description": "x" * 100} for n in range(1000)}}, r"of \d+ bytes, of 65536"),
+        ({"properties": 1}, "has properties that are none"),
+        ({"properties": []}, "has properties that are none"),
+        ({"properties": {"p": None}}, "has properties that are none"),
+    ],
+)
+def test_a_schema_that_others_could_not_walk_through_is_refused(schema: dict[str, Any], words: str) -> None:
+    with pytest.raises(ToolScriptError, match=f"tool 'one'.*{words}"):
+        proxy.tool(SPEC | {"schema": schema})
+
+
+@pytest.mark.parametrize(
+    "schema", [{}, {"type": "object"}, {"type": "string"}, {"title": {}, "required": 5}, nested(20)]
+)
+def test_an_odd_schema_is_harmless(schema: dict[str, Any]) -> None:
+    made = proxy.tool(SPEC | {"schema": schema})
+    assert convert_to_openai_tool(made)["function"]["name"] == "one"
+    assert made.args == schema.get("properties", {})
 
 
 @pytest.mark.parametrize(

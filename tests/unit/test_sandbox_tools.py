@@ -19,9 +19,11 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import Command
 
 from agent_executor.definition import Definition
-from agent_executor.errors import ToolFailed, ToolScriptError
+from agent_executor.errors import ToolFailed, ToolScriptError, ToolTimeout
 from agent_executor.retries import may_pass
 from agent_executor.sandbox import scripts
+from agent_executor.sandbox.nursery import Nursery
+from agent_executor.sandbox.options import Options
 from agent_executor.sandbox.pool import Sandbox
 from agent_executor.sandbox.proxy import ToolRaised
 from tests.definitions import adder, agent, tool
@@ -217,6 +219,10 @@ SCHEMAS = [
     "  def _run(self, a: int) -> str:\n    'x'\none = One()\n",
     "from langchain_core.tools import StructuredTool\none = StructuredTool(name='one', description='D.', "
     "args_schema={'type': 'object', 'properties': {'a': {'type': 'integer'}}}, func=lambda a: 'x')\n",
+    "from pydantic import BaseModel\nclass In(BaseModel):\n    x: int\nclass Out(BaseModel):\n    i: list[In]\n"
+    "    j: In\n@tool\ndef one(a: Out, b: In | None = None) -> str:\n    'D.'\n",
+    "from pydantic import BaseModel\nclass In(BaseModel):\n    x: int\n    y: 'list[In] | None' = None\n"
+    "@tool\ndef one(a: In) -> str:\n    'D.'\n",
 ]
 
 
@@ -225,6 +231,38 @@ async def test_a_tool_looks_to_a_model_as_it_would_in_process(sandbox: Sandbox, 
     found = convert_to_openai_tool(await loaded(sandbox, "one", source))
     assert found == convert_to_openai_tool(scripts.load("one", HEAD + source))
     assert not {"runtime", "state", "i"} & found["function"]["parameters"]["properties"].keys()
+
+
+BOMB = (
+    "from langchain_core.tools import StructuredTool\ndefs = {'a0': {'type': 'string'}}\nfor n in range(1, 40):\n"
+    "    below = {'$ref': f'#/$defs/a{n - 1}'}\n"
+    "    defs[f'a{n}'] = {'type': 'object', 'properties': {'x': below, 'y': below}}\n"
+    "schema = {'type': 'object', 'properties': {'p': {'$ref': '#/$defs/a39'}}, '$defs': defs}\n"
+    "one = StructuredTool(name='one', description='D.', args_schema=schema, func=lambda p: 'x')\n"
+)
+
+
+async def test_a_schema_that_grows_without_end_is_the_childs_own_problem(nursery: Nursery) -> None:
+    sandbox = Sandbox(Options(mode="best-effort", timeout_s=0.5), nursery)
+    with pytest.raises((ToolFailed, ToolTimeout), match="the script of tool 'one'"):
+        await loaded(sandbox, "one", BOMB)
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ("{'properties': {'p': {'$ref': '#/nowhere'}}}", "Reference '#/nowhere' not found"),
+        ("{'properties': 1}", "properties that are none"),
+        ("{'properties': {'p': {'enum': ['x' * 100] * 1000}}}", "of 65536"),
+    ],
+)
+async def test_a_tool_whose_schema_is_none_is_told_so(sandbox: Sandbox, schema: str, words: str) -> None:
+    source = (
+        "from langchain_core.tools import StructuredTool\n"
+        f"one = StructuredTool(name='one', description='D.', args_schema={schema}, func=lambda: 'x')\n"
+    )
+    with pytest.raises(ToolScriptError, match=words):
+        await loaded(sandbox, "one", source)
 
 
 @pytest.mark.parametrize(

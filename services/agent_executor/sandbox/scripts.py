@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from langchain_core.tools import BaseTool
+from langchain_core.utils.json_schema import dereference_refs
 from langgraph.prebuilt import ToolNode
 
 
@@ -40,13 +41,14 @@ def load(name: str, script: str) -> BaseTool:
 
 def spec(tool: BaseTool) -> dict[str, Any]:
     """What the service rebuilds the tool from; `state`: which fields its calls need, None for all of them."""
-    schema: Any = tool.tool_call_schema
+    found: Any = tool.tool_call_schema
+    schema = dereference_refs(found if isinstance(found, dict) else found.model_json_schema())  # here it has limits
     injected = ToolNode([tool])._injected_args[tool.name]
     fields = None if injected.runtime or None in injected.state.values() else [*injected.state.values()]
     return {
         "name": tool.name,
         "description": tool.description,
-        "schema": schema if isinstance(schema, dict) else schema.model_json_schema(),
+        "schema": {key: value for key, value in schema.items() if key not in ("$defs", "definitions")},
         "return_direct": tool.return_direct,
         "state": fields,
     }
