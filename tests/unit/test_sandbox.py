@@ -9,10 +9,13 @@ import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
+from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
 from langchain_core.tools import StructuredTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -31,6 +34,9 @@ from agent_executor.sandbox.zygote import Zygote
 # frames
 
 
+MARK = b"0123456789abcdef"
+
+
 def through(value: Any) -> Any:
     frame = frames.dump(value)
     assert int.from_bytes(frame[:4], "big") == len(frame) - 4
@@ -43,6 +49,9 @@ def through(value: Any) -> Any:
         *({"a": [1, 2.5, None, True, "ä\0\ud800"]}, {"deep": {"messages": []}}, {"big": 2**80}),
         *({"m": [HumanMessage("x", id="1"), AIMessage("", tool_calls=[{"name": "t", "args": {"a": 1}, "id": "c"}])]},),
         *({"m": ToolMessage("x", tool_call_id="c", artifact={"a": 1}, status="error")}, {"m": RemoveMessage(id="1")}),
+        *({"$message": "hello"}, {"$bytes": "eA=="}, {"a": {"$message": {"type": "human", "data": {"content": "x"}}}}),
+        *({"b": b"\0\xff"}, {"d": Document("x", metadata={"a": 1}, id="1")}),
+        {"m": ToolMessage("x", tool_call_id="c", artifact={"a": [Document("x"), HumanMessage("y"), b"z"]})},
     ],
 )
 def test_what_is_sent_arrives_with_its_messages(value: dict[str, Any]) -> None:
@@ -65,25 +74,41 @@ def test_what_has_a_json_form_of_its_own_is_sent_as_that() -> None:
     assert through({"v": [Point(1), Model(y=2), {3}, (4,), date(2026, 1, 2)]}) == {
         "v": [{"x": 1}, {"y": 2}, [3], [4], "2026-01-02"]
     }
-    with pytest.raises(TypeError, match=r"builtins\.bytes has no JSON form"):
-        frames.dump({"v": b"x"})
+    assert through({"v": [UUID(int=1), Decimal("1.50"), Path("/a")]}) == {"v": [str(UUID(int=1)), "1.50", "/a"]}
+    with pytest.raises(TypeError, match=r"builtins\.object has no JSON form"):
+        frames.dump({"v": object()})
+
+
+def test_what_was_in_one_frame_means_nothing_in_another() -> None:
+    frame = json.loads(frames.dump({"m": HumanMessage("x")})[4 + len(MARK) :])
+    assert through(frame) == frame
+
+
+async def test_what_cannot_be_given_to_a_tool_is_told_with_its_name(says: Says) -> None:
+    birth: Any = Birth()
+    process = await Process.born(birth, Options(timeout_s=5))
+    with pytest.raises(ToolFailed, match=r"tool 'one' cannot be given .*: builtins\.object has no JSON"):
+        await process.ask("tool 'one'", {"tool": "one", "state": {"a": object()}})
+    await process.close()
+    with pytest.raises(ToolFailed, match="tool 'one' cannot be given its arguments"):
+        await says(frames.dump({"id": 1, "interrupt": 1}), answer=lambda value, schema: object())
 
 
 @pytest.mark.parametrize(
     "body",
     [
+        *(b"", b"nope", MARK, b"\xff" * 16 + b"{}", b"\x80\x04N."),
+        *(MARK + body for body in (b"nope", b"[]", b'"x"', b"[" * 100_000, b'{"a":' * 100_000)),
+        MARK + b'{"n": ' + b"9" * 10_000 + b"}",
         *(
-            b"",
-            b"nope",
-            b"[]",
-            b'"x"',
-            b"\x80\x04N.",
-            b"[" * 100_000,
-            b'{"a":' * 100_000,
-            b'{"n": ' + b"9" * 10_000 + b"}",
+            MARK + b'{"%b": %b}' % (MARK, content)
+            for content in (
+                *(b"1", b"[]", b'"x"', b'["message"]', b'["message", 1]', b'["nothing", 1]', b'["bytes", "x"]'),
+                *(b'["message", {"type": "os.system", "data": {}}]', b'["message", {"type": "human"}]'),
+                *(b'["message", {"type": "tool", "data": {"content": "x"}}]', b'["document", {"page_content": 1}]'),
+                *(b'["document", []]', b'["bytes", {}]', b"{}", b"null"),
+            )
         ),
-        *(b'{"$message": {"type": "os.system", "data": {}}}', b'{"$message": 1}', b'{"$message": {"type": "human"}}'),
-        b'{"$message": {"type": "tool", "data": {"content": "x"}}}',
     ],
 )
 def test_what_is_no_frame_is_an_error_of_few_kinds(body: bytes) -> None:
@@ -148,8 +173,14 @@ async def test_an_answer_is_taken(says: Says) -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        *(b"\0\0\0\4nope", frames.dump({"id": 2, "result": 1}), frames.dump({"result": 1}), frames.dump({"id": [1]})),
-        *(b"\0\0\0\2[]", frames.dump({"id": None}), frames.dump({"id": 1, "interrupt": 1}) * 9),
+        *(
+            b"\0\0\0\4nope",
+            b"\0\0\0\x12" + MARK + b"[]",
+            frames.dump({"id": 2, "result": 1}),
+            frames.dump({"result": 1}),
+            frames.dump({"id": [1]}),
+        ),
+        *(frames.dump({"id": None}), frames.dump({"id": 1, "interrupt": 1}) * 9),
     ],
 )
 async def test_a_child_that_breaks_the_protocol_is_killed(says: Says, said: bytes) -> None:

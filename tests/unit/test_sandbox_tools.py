@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain.tools import ToolRuntime
+from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from langchain_core.tools import BaseTool, ToolException
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -291,9 +292,44 @@ async def test_a_tool_may_return_an_artifact(result: Call) -> None:
     assert (found.content, found.artifact) == ("text", {"rows": [1]})
 
 
+async def test_an_artifact_keeps_messages_documents_and_bytes(result: Call) -> None:
+    source = (
+        "from decimal import Decimal\nfrom uuid import UUID\nfrom langchain_core.documents import Document\n"
+        "@tool(response_format='content_and_artifact')\ndef one() -> Any:\n    'T.'\n"
+        "    return 'text', [HumanMessage('x'), Document('y'), b'z', UUID(int=1), Decimal('1.5'), {'$message': 1}]\n"
+    )
+    texts = ["00000000-0000-0000-0000-000000000001", "1.5"]
+    expected = [HumanMessage("x"), Document("y"), b"z", *texts, {"$message": 1}]
+    assert (await result(source)).artifact == expected
+
+
+async def test_state_may_hold_what_looks_like_the_protocol(result: Call) -> None:
+    source = (
+        "@tool\ndef one(state: Annotated[dict, InjectedState]) -> str:\n    'T.'\n    return repr(state['files'])\n"
+    )
+    files = {"$message": "hello", "b": b"bytes"}
+    assert (await result(source, files=files)).content == repr(files)
+    assert (await result(source, files={"$message": "hello"})).content == repr({"$message": "hello"})
+
+
+async def test_state_that_cannot_be_sent_fails_the_call_that_needs_it(result: Call) -> None:
+    source = "@tool\ndef one(state: Annotated[dict, InjectedState]) -> str:\n    'T.'\n    return 'x'\n"
+    with pytest.raises(ToolFailed, match=r"tool 'one' cannot be given .* the state: builtins.object has no JSON form"):
+        await result(source, files={"a": object()})
+
+
 async def test_an_artifact_without_a_json_form_is_refused(result: Call) -> None:
     source = "@tool(response_format='content_and_artifact')\ndef one() -> Any:\n    'T.'\n    return 'text', object()\n"
     with pytest.raises(ToolFailed, match=r"tool 'one': .*cannot leave the sandbox.*builtins.object has no JSON form"):
+        await result(source)
+
+
+async def test_an_artifact_whose_form_fails_is_refused(result: Call) -> None:
+    source = (
+        "class Odd:\n    def isoformat(self): return 1 / 0\n"
+        "@tool(response_format='content_and_artifact')\ndef one() -> Any:\n    'T.'\n    return 'text', Odd()\n"
+    )
+    with pytest.raises(ToolFailed, match=r"tool 'one': .*cannot leave the sandbox: division by zero"):
         await result(source)
 
 

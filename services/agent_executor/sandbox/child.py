@@ -119,11 +119,11 @@ class Child:
     def _send(self, call_id: int, answer: dict[str, Any]) -> None:
         try:
             frame = frames.dump({"id": call_id, **answer})
-        except (TypeError, ValueError, RecursionError) as error:
-            message = f"what the tool returns cannot leave the sandbox: {error}"
-            frame = frames.dump({"id": call_id, "refused": message[:1000]})
         except MemoryError:
             frame = frames.dump({"id": call_id, "limit": "TOOL_MEMORY_BYTES"})
+        except Exception as error:  # noqa: BLE001 - of a method of a script's own class, say
+            message = f"what the tool returns cannot leave the sandbox: {error}"
+            frame = frames.dump({"id": call_id, "refused": message[:1000]})
         if len(frame) - frames.HEADER_BYTES > self._output_bytes:
             frame = frames.dump({"id": call_id, "limit": "TOOL_OUTPUT_BYTES"})
         with self._sending:

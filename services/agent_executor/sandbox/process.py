@@ -80,7 +80,7 @@ class Process:
         done = False
         try:
             async with asyncio.timeout(limit_s):
-                found = await self._asked(number, request, answer)
+                found = await self._asked(who, number, request, answer)
                 done = True
         except TimeoutError:
             self.kill("was stopped with its process, since a call beside it took longer than TOOL_TIMEOUT_S")
@@ -93,16 +93,18 @@ class Process:
             raise ToolFailed(f"{who} {await self._why()}")
         return found
 
-    async def _asked(self, number: int, request: Mapping[str, Any], answer: Ask | None) -> dict[str, Any] | None:
+    async def _asked(
+        self, who: str, number: int, request: Mapping[str, Any], answer: Ask | None
+    ) -> dict[str, Any] | None:
         frame: Mapping[str, Any] = {**request, "id": number}
         large = request.get("state") or "scripts" in request
-        await self._send(await asyncio.to_thread(frames.dump, frame) if large else frames.dump(frame))
+        await self._send(await asyncio.to_thread(_frame, who, frame) if large else _frame(who, frame))
         while (found := await self._open[number].get()) is not None and "interrupt" in found and answer is not None:
             given: dict[str, Any] = {"stop": True}
             try:
                 given = {"answer": answer(found["interrupt"], found.get("schema"))}
             finally:
-                self._writer.write(frames.dump({"id": number, **given}))
+                self._writer.write(_frame(who, {"id": number, **given}))
         return found
 
     async def _send(self, frame: bytes) -> None:
@@ -184,6 +186,13 @@ class Process:
         if -status == signal.SIGKILL:
             return "was killed: out of memory, most likely, or it killed itself"
         return f"crashed its process ({signal.Signals(-status).name})"
+
+
+def _frame(who: str, content: Mapping[str, Any]) -> bytes:
+    try:
+        return frames.dump(content)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ToolFailed(f"{who} cannot be given its arguments and the state: {error}") from None
 
 
 def _threads(process: int) -> int:
