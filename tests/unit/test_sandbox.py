@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from pathlib import Path
@@ -25,6 +26,7 @@ from agent_executor.definition import Runtime, ToolDefinition
 from agent_executor.errors import SandboxUnavailable, ToolFailed, ToolScriptError, ToolTimeout
 from agent_executor.retries import may_pass
 from agent_executor.sandbox import directory, frames, proxy, seccomp, syscalls
+from agent_executor.sandbox import process as process_module
 from agent_executor.sandbox.nursery import Life, Nursery
 from agent_executor.sandbox.options import Options
 from agent_executor.sandbox.pool import Sandbox
@@ -343,6 +345,24 @@ def test_a_directory_is_measured_within_its_limits(tmp_path: Path) -> None:
     with pytest.raises(directory.TooMuch, match="more than 2 files"):
         directory.measure(str(tmp_path), 10**6, 2)
     assert directory.measure(str(tmp_path / "nowhere"), 1, 1) == 0
+
+
+async def test_a_directory_that_takes_long_to_measure_is_measured_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+
+    def measure(*_: Any) -> int:
+        looks.append(time.monotonic())
+        while time.monotonic() < looks[-1] + 0.02:
+            pass
+        return 0
+
+    monkeypatch.setattr(directory, "measure", measure)
+    monkeypatch.setattr(process_module, "_LOOK_S", 0.01)
+    birth: Any = Birth()
+    process = await Process.born(birth, Options())
+    await asyncio.sleep(0.7)
+    await process.close()
+    assert 1 < len(looks) < 4
 
 
 def deep(root: Path, levels: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from .options import Options
 
 FRAME_OVERHEAD_BYTES = 4096
 _LOOK_S = 0.2
+_REST = 20
 _DYING_S = 5.0
 _MOST_UNREAD = 4
 MOST_THREADS = 256
@@ -156,14 +158,17 @@ class Process:
 
     async def _watch(self) -> None:
         """Nothing else limits what is in a directory as a whole, or how many threads there are."""
-        most_bytes, most_files = self._options.disk_bytes, self._options.disk_files
+        options, now = self._options, asyncio.get_running_loop().time
+        measured_at = now()
         try:
             while not self._dead:
                 await asyncio.sleep(_LOOK_S)
                 if _threads(self._life.process) > MOST_THREADS:
                     self.kill(f"was stopped: more than {MOST_THREADS} threads")
-                    return
-                await asyncio.to_thread(directory.measure, self._life.directory, most_bytes, most_files)
+                elif now() >= measured_at:
+                    look = (self._life.directory, options.disk_bytes, options.disk_files)
+                    with contextlib.suppress(RuntimeError):  # no thread is to be had; soon there is
+                        measured_at = now() + _REST * await asyncio.to_thread(_measure, *look)
         except directory.TooMuch as error:
             self.kill(f"was stopped: {error}")
 
@@ -193,6 +198,13 @@ def _frame(who: str, content: Mapping[str, Any]) -> bytes:
         return frames.dump(content)
     except (TypeError, ValueError, RecursionError) as error:
         raise ToolFailed(f"{who} cannot be given its arguments and the state: {error}") from None
+
+
+def _measure(root: str, most_bytes: int, most_files: int) -> float:
+    """Seconds of CPU time that it took."""
+    began = time.thread_time()
+    directory.measure(root, most_bytes, most_files)
+    return time.thread_time() - began
 
 
 def _threads(process: int) -> int:
