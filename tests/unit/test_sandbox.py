@@ -365,6 +365,11 @@ async def test_a_directory_that_takes_long_to_measure_is_measured_less_often(mon
     assert 1 < len(looks) < 4
 
 
+def test_what_no_measure_finds_is_bounded() -> None:
+    """Deleted files that are open."""
+    assert Options().file_bytes * Options().open_files <= 2 * 2**30
+
+
 def deep(root: Path, levels: int) -> None:
     here = os.open(root, os.O_RDONLY)
     for _ in range(levels):
