@@ -455,6 +455,22 @@ async def test_a_tool_that_exits_fails_its_call(result: Call) -> None:
         await result("import sys\n@tool\ndef one() -> str:\n    'T.'\n    sys.exit(3)\n")
 
 
+class Hurried(Options):
+    """A second of CPU time for a whole run."""
+
+    cpu_s = 1
+
+
+async def test_a_tool_that_uses_up_its_cpu_time_is_told_so(nursery: Nursery) -> None:
+    source = HEAD + "@tool\ndef one() -> str:\n    'T.'\n    while True: pass\n"
+    parsed = Definition.model_validate(agent([{"text": "x"}], tools=[tool("one", source)]))
+    async with Sandbox(Hurried(mode="best-effort", timeout_s=20), nursery).box(parsed.tool_definitions) as box:
+        asks = AIMessage("", tool_calls=[{"name": "one", "args": {}, "id": "call-1"}])
+        graph = _graph(await box.tools())
+        with pytest.raises(ToolFailed, match="tool 'one' used its process's 1 s of CPU time and was stopped"):
+            await graph.ainvoke({"messages": [asks]})
+
+
 async def test_print_goes_nowhere_and_blocks_nothing(result: Call) -> None:
     assert (
         await result("@tool\ndef one() -> str:\n    'T.'\n    print('x' * 10**7)\n    return 'ran'\n")

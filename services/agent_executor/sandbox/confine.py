@@ -85,12 +85,12 @@ def confine(directory: str, limits: Limits) -> list[str]:
 def _limit(limits: Limits) -> None:
     for kind, value in (
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_CPU, limits.cpu_s),
         (resource.RLIMIT_FSIZE, limits.file_bytes),
         (resource.RLIMIT_NOFILE, limits.open_files),
         (resource.RLIMIT_MEMLOCK, 0),
     ):
         _lower(kind, value)
+    _lower(resource.RLIMIT_CPU, limits.cpu_s, spare=1)  # SIGXCPU says what it was; SIGKILL, at the hard limit, does not
     if sys.platform == "linux":  # what the child holds by now is not the script's
         _libc.mallopt(_ARENA_MAX, 2)
         pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -99,10 +99,10 @@ def _limit(limits: Limits) -> None:
     os.nice(_NICENESS)
 
 
-def _lower(kind: int, value: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (value, value))
+def _lower(kind: int, value: int, spare: int = 0) -> None:
+    _, most = resource.getrlimit(kind)
+    soft, hard = (each if most == resource.RLIM_INFINITY else min(each, most) for each in (value, value + spare))
+    resource.setrlimit(kind, (soft, hard))
 
 
 def _drop_capabilities() -> None:
