@@ -507,9 +507,10 @@ LOCKED = (
 )
 
 
-async def test_coroutines_of_one_step_share_what_belongs_to_a_loop(sandbox: Sandbox) -> None:
-    parsed = Definition.model_validate(agent([{"text": "x"}], tools=[tool("one", HEAD + LOCKED)]))
-    async with sandbox.box(parsed.tool_definitions) as box:
+async def side_by_side(sandbox: Sandbox, source: str, calls: int) -> list[str]:
+    """What that many calls of the tool `one` return, each with the key of its number."""
+    parsed = Definition.model_validate(agent([{"text": "x"}], tools=[tool("one", HEAD + source)]))
+    async with sandbox.box(parsed.tool_definitions) as box, asyncio.timeout(5):
         made = (await box.tools())["one"]
 
         async def call(n: int) -> str:
@@ -519,9 +520,28 @@ async def test_coroutines_of_one_step_share_what_belongs_to_a_loop(sandbox: Sand
             found = await made.ainvoke({"type": "tool_call", "name": "one", "id": str(n), "args": arguments})
             return str(found.content)
 
-        async with asyncio.timeout(5):
-            found = await asyncio.gather(*map(call, range(3)))
-    assert found == [f"{n} True key-{n}" for n in range(3)]
+        return await asyncio.gather(*map(call, range(calls)))
+
+
+async def test_coroutines_of_one_step_share_what_belongs_to_a_loop(sandbox: Sandbox) -> None:
+    assert await side_by_side(sandbox, LOCKED, 3) == [f"{n} True key-{n}" for n in range(3)]
+
+
+POOLED = (
+    "from concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor(1)\nmeet = threading.Barrier(CALLS)\n"
+    "def key(_=None): return os.environ.get('AGENT_EXECUTOR_IDEMPOTENCY_KEY', 'none')\n"
+    "def inner(found):\n    thread = threading.Thread(target=lambda: found.append(key()))\n"
+    "    thread.start(); thread.join()\n    return found[0]\n"
+    "@tool\ndef one(n: int) -> str:\n    'T.'\n    meet.wait(10)\n"
+    "    found = [pool.submit(key).result(), *pool.map(key, [1]), inner([])]\n    meet.wait(10)\n"
+    "    return ' '.join(found)\n"
+)
+
+
+@pytest.mark.parametrize(("calls", "in_a_thread"), [(1, "key-0"), (2, "none")])
+async def test_threads_of_a_tool_have_its_key(sandbox: Sandbox, calls: int, in_a_thread: str) -> None:
+    found = await side_by_side(sandbox, POOLED.replace("CALLS", str(calls)), calls)
+    assert found == [f"key-{n} key-{n} {in_a_thread}" for n in range(calls)]
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])

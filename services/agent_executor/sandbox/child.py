@@ -15,6 +15,7 @@ import queue
 import socket
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import langgraph.types
@@ -33,13 +34,29 @@ KEY = "AGENT_EXECUTOR_IDEMPOTENCY_KEY"
 
 _key: contextvars.ContextVar[str] = contextvars.ContextVar("key")
 _asking: contextvars.ContextVar[Any] = contextvars.ContextVar("asking")
+_keys: dict[int, str] = {}  # of the calls that run
 
 
 class _Environment(os._Environ[str]):
     """The environment, in which the key is that of the call that asks: calls run side by side."""
 
     def __getitem__(self, name: str) -> str:
-        return _key.get("") or super().__getitem__(name) if name == KEY else super().__getitem__(name)
+        return (_own_key() if name == KEY else "") or super().__getitem__(name)
+
+
+def _own_key() -> str:
+    """The call's; in a thread that no call started in a known way, that of the only call there is."""
+    found = _key.get(None)
+    keys = [*_keys.values()] if found is None else [found]
+    return keys[0] if len(keys) == 1 else ""
+
+
+def _submit(pool: ThreadPoolExecutor, task: Any, /, *arguments: Any, **named: Any) -> Any:
+    """Stands for ThreadPoolExecutor's: a pool's threads serve many calls, and each task is of one."""
+    return _plain_submit(pool, contextvars.copy_context().run, task, *arguments, **named)
+
+
+_plain_submit = ThreadPoolExecutor.submit
 
 
 class Child:
@@ -57,6 +74,7 @@ class Child:
         """Until the end."""
         os.environ.__class__ = _Environment
         langgraph.types.interrupt = _interrupt
+        ThreadPoolExecutor.submit = _submit  # type: ignore[assignment,method-assign]
         while (frame := frames.receive(self._pipe.recv)) is not None:
             if "scripts" in frame:
                 self._send(frame["id"], self._load(frame["scripts"]))
@@ -78,6 +96,7 @@ class Child:
         call_id = frame["id"]
         self._answers[call_id] = queue.SimpleQueue()
         _key.set(frame["key"])
+        _keys[call_id] = frame["key"]
         _asking.set(lambda value, schema: self._ask(call_id, value, schema))
         try:
             answer = {"result": _encoded(self._run(frame))}
@@ -88,7 +107,7 @@ class Child:
         except BaseException as error:  # noqa: BLE001 - handed to the other side
             answer = {"error": scripts.described(error, may_pass(error))}
         finally:
-            del self._answers[call_id]
+            del self._answers[call_id], _keys[call_id]
         self._send(call_id, answer)
 
     def _run(self, frame: dict[str, Any]) -> Any:
