@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 import pytest
@@ -21,6 +21,7 @@ from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, Tool
 from langchain_core.tools import StructuredTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.types import Command
+from structlog.testing import capture_logs
 
 from agent_executor.definition import Runtime, ToolDefinition
 from agent_executor.errors import SandboxUnavailable, ToolFailed, ToolScriptError, ToolTimeout
@@ -561,6 +562,42 @@ async def test_a_child_that_never_lived_may_live_when_it_is_tried_again() -> Non
         await process.ask("tool 'one'", {"tool": "one"})
     assert may_pass(raised.value)
     await process.close()
+
+
+async def test_what_is_missing_is_told_though_who_asked_first_was_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        is_alive = True
+        missing: ClassVar[list[str]] = []
+        closed = False
+
+        def start(self) -> None:
+            time.sleep(0.1)
+            self.missing = ["Landlock (not here)"]  # type: ignore[misc]
+
+        def close(self) -> None:
+            self.closed = True
+
+    monkeypatch.setattr("agent_executor.sandbox.pool.Nursery", Slow)
+    sandbox = Sandbox(Options(mode="best-effort"))
+    with capture_logs() as logs:
+        asked = [asyncio.create_task(sandbox.nursery()) for _ in range(3)]
+        await asyncio.sleep(0.02)
+        asked[0].cancel()
+        assert await asked[1] is await asked[2] is await sandbox.nursery()
+    assert [each["event"] for each in logs] == ["sandbox_weakened"]
+    assert logs[0]["missing"] == ["Landlock (not here)"]
+    await sandbox.close()
+
+
+async def test_a_sandbox_that_is_closed_while_it_starts_leaves_nothing() -> None:
+    sandbox = Sandbox(Options(mode="best-effort"))
+    asked = asyncio.create_task(sandbox.open())
+    await asyncio.sleep(0.02)
+    asked.cancel()
+    await sandbox.close()
+    assert sandbox._nursery is not None
+    assert not sandbox._nursery.is_alive
+    assert not Path(sandbox._nursery.directory).exists()  # noqa: ASYNC240
 
 
 async def test_a_sandbox_starts_another_zygote_when_one_has_died() -> None:
