@@ -8,6 +8,8 @@ import json
 import os
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
@@ -529,6 +531,15 @@ def test_no_job_can_guess_anothers_directory(nursery: Nursery) -> None:
         directory.remove(life.directory)
     assert len(names) == 2
     assert {len(name) for name in names} == {32}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what hides is Linux's")
+def test_a_process_that_hides_belongs_to_root() -> None:
+    program = (
+        "import ctypes; from agent_executor.sandbox import confine; confine.hide(); print(ctypes.CDLL(None).prctl(3))"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert shown == "0\n"
 
 
 def test_the_zygote_has_one_thread_so_that_it_may_fork(nursery: Nursery) -> None:

@@ -17,7 +17,7 @@ from langchain_core.tools import BaseTool
 
 from ..definition import ToolDefinition
 from ..errors import LimitExceeded, SandboxUnavailable, ToolFailed, ToolScriptError
-from . import proxy
+from . import confine, proxy
 from .nursery import Nursery
 from .options import Options
 from .process import Ask, Process
@@ -94,6 +94,8 @@ class Sandbox:
 
     async def _start(self) -> None:
         try:
+            if self.options.mode != "off":
+                confine.hide()  # before there is anybody to hide from
             started = await asyncio.to_thread(_started, self._nursery)
             self._tell(started.missing)
             self._nursery = started

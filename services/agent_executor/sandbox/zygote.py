@@ -155,6 +155,7 @@ def _missing(directory: str) -> list[str]:
 
 def main() -> None:
     """Import, tell what the machine cannot give, and serve."""
+    confine.hide()
     zygote = Zygote(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the service, which drains
     try:
