@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import uuid
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SandboxUnavailable
-from .directory import remove
+from .directory import held_root, remove, remove_abandoned
 
 # Isolated, since PYTHONPATH and the working directory are nothing for tools to import from; so it is told where we are.
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from agent_executor.sandbox.zygote import main; main()"
@@ -60,19 +60,22 @@ class Nursery:
         self._number = 0
         self._lock = threading.Lock()
         self._ready: Future[Mapping[str, Any]] = Future()
-        self._root = tempfile.mkdtemp(prefix="agent-executor-tools-")
+        remove_abandoned()
+        self._root, held = held_root()
         self._control, theirs = socket.socketpair()
         command = [sys.executable, "-I", "-c", _PROGRAM, _SERVICES, str(theirs.fileno()), self._root]
         quiet = subprocess.DEVNULL
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    command, pass_fds=[theirs.fileno()], env={}, cwd="/", stdin=quiet, stdout=quiet, stderr=quiet
+                    command, pass_fds=[theirs.fileno(), held], env={}, cwd="/", stdin=quiet, stdout=quiet, stderr=quiet
                 )
         except OSError as error:
             self._control.close()
             remove(self._root)
             raise SandboxUnavailable(f"the process that runs tools does not start: {error.strerror}") from None
+        finally:
+            os.close(held)  # it is the zygote's now
         threading.Thread(target=self._listen, daemon=True, name="sandbox").start()
 
     @property
