@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
@@ -33,7 +34,7 @@ from agent_executor.sandbox import process as process_module
 from agent_executor.sandbox.nursery import Life, Nursery
 from agent_executor.sandbox.options import Options
 from agent_executor.sandbox.pool import Sandbox
-from agent_executor.sandbox.process import FRAME_OVERHEAD_BYTES, Process
+from agent_executor.sandbox.process import FRAME_OVERHEAD_BYTES, MOST_MESSAGES, Process
 from agent_executor.sandbox.zygote import Zygote
 
 # frames
@@ -158,14 +159,15 @@ Says = Callable[..., Awaitable[Any]]
 def says() -> Says:
     """What the service makes of a call whose child says this."""
 
-    async def says(said: bytes, *, limit_s: float = 5, answer: Any = None) -> Any:
+    async def says(said: bytes, *, limit_s: float = 5, answer: Any = None, output_bytes: int = 1024) -> Any:
         birth: Any = Birth()
-        process = await Process.born(birth, Options(timeout_s=limit_s, output_bytes=1024))
-        birth.child.sendall(said)
+        process = await Process.born(birth, Options(timeout_s=limit_s, output_bytes=output_bytes))
+        sending = asyncio.create_task(asyncio.to_thread(birth.child.sendall, said))  # more than a pipe holds
         try:
             return await process.ask("tool 'one'", {"tool": "one"}, answer)
         finally:
             await process.close()
+            await asyncio.gather(sending, return_exceptions=True)
             assert birth.killed == 1
 
     return says
@@ -191,6 +193,31 @@ async def test_an_answer_is_taken(says: Says) -> None:
 async def test_a_child_that_breaks_the_protocol_is_killed(says: Says, said: bytes) -> None:
     with pytest.raises(ToolFailed, match="tool 'one' was stopped, since its process broke the protocol"):
         await says(said, answer=lambda value, schema: None)
+
+
+@pytest.mark.parametrize("count", [MOST_MESSAGES, MOST_MESSAGES + 1])
+async def test_a_frame_has_so_many_messages_and_no_more(says: Says, count: int) -> None:
+    answer = frames.dump({"id": 1, "result": [HumanMessage("x")] * count})
+    if count <= MOST_MESSAGES:
+        assert len((await says(answer, output_bytes=2**20))["result"]) == count
+    else:
+        with pytest.raises(ToolFailed, match="broke the protocol"):
+            await says(answer, output_bytes=2**20)
+
+
+async def test_a_large_frame_does_not_hold_up_the_loop(monkeypatch: pytest.MonkeyPatch, says: Says) -> None:
+    loaded_in = set()
+    load = frames.load
+
+    def noted(*arguments: Any, **named: Any) -> Any:
+        loaded_in.add(threading.current_thread())
+        return load(*arguments, **named)
+
+    monkeypatch.setattr(frames, "load", noted)
+    await says(frames.dump({"id": 1, "result": "x" * 2**17}), output_bytes=2**20)
+    assert threading.main_thread() not in loaded_in
+    await says(frames.dump({"id": 1, "result": "x"}))
+    assert threading.main_thread() in loaded_in
 
 
 async def test_a_child_that_is_dead_already_is_not_waited_for() -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import itertools
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import partial
 from pathlib import PurePath
@@ -37,14 +38,15 @@ def dump(value: Any) -> bytes:
     return len(body).to_bytes(HEADER_BYTES, "big") + body
 
 
-def load(body: bytes) -> dict[str, Any]:
-    """The frame's content.
+def load(body: bytes, at_most: int | None = None) -> dict[str, Any]:
+    """The frame's content, with `at_most` so many messages, documents and bytes: they take time to make.
 
     Raises:
         ValueError, TypeError, RecursionError: it is no frame.
     """
     mark = body[:_MARK_BYTES].decode("ascii")
-    found = json.loads(body[_MARK_BYTES:], object_hook=partial(_revived, mark))
+    places = itertools.repeat(None) if at_most is None else itertools.repeat(None, at_most)
+    found = json.loads(body[_MARK_BYTES:], object_hook=partial(_revived, mark, places))
     if not isinstance(found, dict):
         raise TypeError("a frame is an object")
     return found
@@ -95,9 +97,11 @@ def _data(value: Any) -> Any:
     raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} has no JSON form")
 
 
-def _revived(mark: str, found: dict[str, Any]) -> Any:
+def _revived(mark: str, places: Iterator[None], found: dict[str, Any]) -> Any:
     if found.keys() != {mark}:
         return found
+    if next(places, found) is not None:
+        raise ValueError("more messages than a frame may have")
     kind, content = found[mark]
     if kind == "bytes":
         return base64.b64decode(content)

@@ -24,7 +24,9 @@ _LOOK_S = 0.2
 _REST = 20
 _DYING_S = 5.0
 _MOST_UNREAD = 4
+_AT_ONCE_BYTES = 2**16
 MOST_THREADS = 256
+MOST_MESSAGES = 1000
 
 Ask = Callable[[Any, Any], Any]
 
@@ -141,10 +143,12 @@ class Process:
                 if length > most:
                     self.kill(f"sent more than {self._options.output_name} ({self._options.output_bytes})")
                     return
-                self._take(frames.load(await self._reader.readexactly(length)))
+                body = await self._reader.readexactly(length)
+                small = length <= _AT_ONCE_BYTES
+                self._take(_load(body) if small else await asyncio.to_thread(_load, body))
         except (asyncio.IncompleteReadError, ConnectionError):
             self.kill("")
-        except (ValueError, TypeError, KeyError, RecursionError, AttributeError):
+        except (ValueError, TypeError, KeyError, RuntimeError, AttributeError):  # RecursionError is a RuntimeError
             self.kill("was stopped, since its process broke the protocol of the sandbox")
 
     def _take(self, frame: dict[str, Any]) -> None:
@@ -198,6 +202,10 @@ def _frame(who: str, content: Mapping[str, Any]) -> bytes:
         return frames.dump(content)
     except (TypeError, ValueError, RecursionError) as error:
         raise ToolFailed(f"{who} cannot be given its arguments and the state: {error}") from None
+
+
+def _load(body: bytes) -> dict[str, Any]:
+    return frames.load(body, at_most=MOST_MESSAGES)
 
 
 def _measure(root: str, most_bytes: int, most_files: int) -> float:
