@@ -274,7 +274,9 @@ PROBES = {
         r"^ToolFailed: tool 'probe' crashed its process \(SIGSYS\)",
     ),
     # the pipe
-    "a large result": Probe("result = 'x' * 10**6", r"^ToolFailed: .* returned more than TOOL_OUTPUT_BYTES \(65536\)"),
+    "a large result": Probe(
+        "result = 'x' * 10**6", r"^LimitExceeded: .* returned more than TOOL_OUTPUT_BYTES \(65536\)"
+    ),
     "a result of 1 GB": Probe("result = 'x' * 10**9", MEMORY),
     "1 GB printed": Probe("for _ in range(1000): print('x' * 10**6)\nresult = []", NOTHING),
     "1 GB written to the pipe": Probe(
