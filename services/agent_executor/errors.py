@@ -102,4 +102,11 @@ class ToolTimeout(ToolFailed):
 
 
 class SandboxUnavailable(AgentExecutorError):
-    """Tool scripts cannot be run here, since they could not be confined; the message names what is missing."""
+    """Tool scripts cannot be run here, since they could not be confined; the message names what is missing.
+
+    `may_pass`: it may be different in a moment.
+    """
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
