@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from fastapi import FastAPI
 
-from . import api, logs, tracing
+from . import api, logs, redaction, tracing
 from .errors import GraphNotLoaded
 from .settings import Settings, SettingsError, load
 from .threads import DaemonThreads
@@ -37,6 +37,7 @@ log = structlog.get_logger()
 
 def main() -> FastAPI:
     """The factory that uvicorn is given: reads the environment; exits with 64 (EX_USAGE) naming what is wrong."""
+    redaction.remember_environment(os.environ)
     try:
         settings = load()
     except SettingsError as error:

@@ -24,6 +24,7 @@ from langgraph.types import Command
 
 from . import models
 from .definition import Definition, Node
+from .redaction import LONG, redact_value
 from .strict_json import scrub
 
 DESCRIPTION_CHARS = 200
@@ -155,7 +156,8 @@ def _storable_value(value: Any, who: str) -> Any:
 def _storable(message: Any, who: str) -> Any:
     repairs: list[str] = []
     fields = {name: getattr(message, name) for name in type(message).model_fields}
-    changed = {name: new for name, old in fields.items() if (new := scrub(old, repairs.append)) is not old}
+    clean = {name: scrub(redact_value(value, LONG), repairs.append) for name, value in fields.items()}
+    changed = {name: value for name, value in clean.items() if value is not fields[name]}
     for what in dict.fromkeys(repairs):
         _warn(who, what)
     return message.model_copy(update=changed) if changed else message

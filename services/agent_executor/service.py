@@ -25,7 +25,6 @@ from .leases import Leases
 from .ledger import Ended
 from .notify import Listener
 from .outbox import Outbox, to_nats, to_sink
-from .redaction import remember, remember_url
 from .runner import Runner
 from .sandbox.options import Options
 from .sandbox.pool import Sandbox
@@ -54,7 +53,6 @@ class Service:
         self._resources = AsyncExitStack()
         self._parts: list[asyncio.Task[None]] = []
         self._later: set[asyncio.Task[None]] = set()
-        _remember_secrets(settings)
         dsn = settings.dsn()
         self.pool = database.pool(dsn, settings.postgres_pool_size)
         self.ledger = ledger.Ledger(
@@ -191,11 +189,7 @@ class Service:
             log.warning("events_kept", job_id=job_id, error=type(error).__name__)
 
     def _runner(self) -> Runner:
-        explicit = provider_environment(os.environ)
-        for provider in explicit.values():
-            remember(provider.get("api_key"))
-            remember_url(provider.get("base_url"))
-        credentials = Credentials(explicit, self._vault)
+        credentials = Credentials(provider_environment(os.environ), self._vault)
         return Runner(
             self.pool,
             credentials.of,
@@ -231,15 +225,6 @@ class Service:
         for task in tasks:
             task.cancel()
         await database.settled(tasks)
-
-
-def _remember_secrets(settings: Settings) -> None:
-    password = settings.postgres_password.get_secret_value()
-    if password != settings.postgres_user:  # as on a developer's machine: no secret, and a word that logs are full of
-        remember(password)
-    remember(settings.vault_token.get_secret_value() if settings.vault_token else None)
-    for url in (settings.redis_url, settings.nats_url):
-        remember_url(url.get_secret_value())
 
 
 def _sandbox(settings: Settings) -> Sandbox:

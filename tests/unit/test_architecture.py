@@ -27,7 +27,7 @@ CORE = {
     "graphs": {"errors", "definition"},
     "scripted": set[str](),
     "models": {"errors", "job", "definition", "scripted"},
-    "graph": {"strict_json", "definition", "models"},
+    "graph": {"strict_json", "definition", "models", "redaction"},
 }
 
 
