@@ -69,6 +69,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     asyncio.get_running_loop().set_default_executor(DaemonThreads())
     async with AsyncExitStack() as opened:
         opening = asyncio.create_task(_open(app, settings, opened))
+        opening.add_done_callback(_end_unless_open)
         restore = _drain_on_signals(app, opening)
         try:
             yield
@@ -88,6 +89,13 @@ async def _open(app: FastAPI, settings: Settings, opened: AsyncExitStack) -> Non
         os._exit(64)
     service: Service = module.Service(settings, graphs)
     app.state.service = await opened.enter_async_context(service)
+
+
+def _end_unless_open(opening: asyncio.Task[None]) -> None:
+    """What nobody foresaw while the service was opened: a process that never serves would wait for ever."""
+    if not opening.cancelled() and (error := opening.exception()) is not None:
+        log.error("cannot_start", reason=f"{type(error).__name__}: {error}", exc_info=error)
+        os._exit(1)
 
 
 def _heavy_imports() -> Any:
