@@ -106,8 +106,8 @@ class Saver(AsyncPostgresSaver):
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        """Save what one task wrote on top of a checkpoint; of an exception its repr, as the serializer would."""
-        writes = [(channel, redact(repr(value)) if channel == ERROR else value) for channel, value in writes]
+        """Save what one task wrote on top of a checkpoint."""
+        writes = [(channel, _told(value) if channel == ERROR else value) for channel, value in writes]
         place = config["configurable"]
         thread_id, namespace, checkpoint_id = place["thread_id"], place["checkpoint_ns"], place["checkpoint_id"]
         written = asyncio.get_running_loop().create_future()
@@ -150,6 +150,11 @@ class Saver(AsyncPostgresSaver):
             async with super()._cursor(pipeline=pipeline) as cursor:
                 with database.severed_after(cursor.connection, database.LIMIT_S):
                     yield cursor
+
+
+def _told(error: Any) -> Any:
+    """An exception's repr, which the serializer would make of it, without secrets."""
+    return redact(repr(error)) if isinstance(error, BaseException) else error
 
 
 async def _all_done(writes: Sequence[asyncio.Future[None]]) -> None:
