@@ -22,7 +22,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 
-from . import api, logs, tracing
+from . import api, logs, redaction, tracing
 from .errors import GraphNotLoaded
 from .settings import Settings, SettingsError, load
 from .threads import DaemonThreads
@@ -34,6 +34,7 @@ log = structlog.get_logger()
 
 def main() -> FastAPI:
     """The factory that uvicorn is given: reads the environment; exits with 64 (EX_USAGE) naming what is wrong."""
+    redaction.remember_environment(os.environ)
     try:
         settings = load()
     except SettingsError as error:
@@ -65,6 +66,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     asyncio.get_running_loop().set_default_executor(DaemonThreads())
     async with AsyncExitStack() as opened:
         opening = asyncio.create_task(_open(app, settings, opened))
+        opening.add_done_callback(_end_unless_open)
         restore = _drain_on_signals(app, opening)
         try:
             yield
@@ -83,6 +85,13 @@ async def _open(app: FastAPI, settings: Settings, opened: AsyncExitStack) -> Non
         log.error("cannot_start", reason=str(error))
         os._exit(64)
     app.state.service = await module.open_service(settings, graphs, opened)
+
+
+def _end_unless_open(opening: asyncio.Task[None]) -> None:
+    """What nobody foresaw while the service was opened: a process that never serves would wait for ever."""
+    if not opening.cancelled() and (error := opening.exception()) is not None:
+        log.error("cannot_start", reason=f"{type(error).__name__}: {error}", exc_info=error)
+        os._exit(1)
 
 
 def _heavy_imports() -> Any:

@@ -211,5 +211,5 @@ def _path(prefix: str, location: tuple[int | str, ...]) -> str:
         if isinstance(part, int):
             path += f"[{part}]"
         else:
-            path += f".{part}" if path else part
+            path += f".{part:.64}" if path else f"{part:.64}"
     return path

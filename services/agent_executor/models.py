@@ -108,6 +108,6 @@ def _key(choice: ModelChoice, credentials: Credentials) -> Any:
 def _options(choice: ModelChoice) -> dict[str, Any]:
     refused = sorted(set(choice.options) - _OPTIONS)
     if refused:
-        findings = [Finding(f"model.{name}", "is not an option that a definition may set") for name in refused]
+        findings = [Finding(f"model.{name:.64}", "is not an option that a definition may set") for name in refused]
         raise InvalidInput(f"invalid options for provider {choice.provider}", findings)
     return choice.options

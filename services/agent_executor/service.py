@@ -28,7 +28,6 @@ from .ledger import Ended
 from .limits import Limit, Limits
 from .notify import Listener
 from .outbox import Outbox, to_nats, to_sink
-from .redaction import remember
 from .runner import Runner
 from .sandbox.options import Options
 from .sandbox.pool import Sandbox
@@ -261,7 +260,6 @@ async def open_service(settings: Settings, graphs: Graphs, stack: AsyncExitStack
     if vault is not None:
         renewing = asyncio.create_task(_kept(vault.run), name="vault")
         stack.callback(renewing.cancel)
-    remember(settings.vault_token.get_secret_value() if settings.vault_token else None)
     credentials = Credentials(settings.explicit(), vault, provider_environment(os.environ), settings.dsn)
     await credentials.until_loaded()
     return await stack.enter_async_context(Service(settings, graphs, credentials, vault))
@@ -286,7 +284,6 @@ def _login(settings: Settings) -> Login:
     if settings.vault_token is not None:
         return TokenLogin(settings.vault_token.get_secret_value())
     if settings.vault_role_id is not None and settings.vault_secret_id is not None:
-        remember(settings.vault_secret_id.get_secret_value())
         return AppRoleLogin(settings.vault_role_id, settings.vault_secret_id.get_secret_value())
     return KubernetesLogin(
         settings.vault_role or "", mount=settings.vault_k8s_mount, jwt_path=Path(settings.vault_k8s_token_path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -42,8 +43,34 @@ _SECRETS: Mapping[tuple[str, str], str] = {
 
 
 def _http_url(text: str) -> str:
-    TypeAdapter(HttpUrl).validate_python(text)
+    try:
+        TypeAdapter(HttpUrl).validate_python(text)
+    except ValidationError:  # its message holds the URL, and a URL may hold a password
+        raise ValueError("must be an http or https URL") from None
     return text
+
+
+def _redis_url(url: SecretStr) -> SecretStr:
+    _check_url(url.get_secret_value(), ("redis", "rediss", "unix"))
+    return url
+
+
+def _nats_url(urls: SecretStr) -> SecretStr:
+    for url in urls.get_secret_value().split(","):
+        _check_url(url if "://" in url else f"nats://{url}", ("nats", "tls", "ws", "wss"))
+    return urls
+
+
+def _check_url(url: str, schemes: tuple[str, ...]) -> None:
+    """Refuse what a client would complain of by repeating a part of it."""
+    wanted = f"must be a URL ({', '.join(schemes)}) with / ? # and @ in a password percent-encoded"
+    try:
+        parts = urlsplit(url)
+        found = parts.scheme in schemes and "@" not in f"{parts.path}{parts.query}{parts.fragment}" and parts.port != 0
+    except ValueError:
+        found = False
+    if not found:
+        raise ValueError(wanted)
 
 
 class Settings(BaseSettings):
@@ -57,10 +84,10 @@ class Settings(BaseSettings):
     postgres_user: str = Field("postgres", description="role")
     postgres_password: SecretStr | None = Field(None, description="its password")
     postgres_pool_size: Annotated[int, Field(ge=2)] = Field(16, description="connections of one process at most")
-    redis_url: SecretStr | None = Field(
+    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] | None = Field(
         None, description="Redis or Dragonfly for events, `redis://[:password@]host:port/db`"
     )
-    nats_url: SecretStr | None = Field(
+    nats_url: Annotated[SecretStr, AfterValidator(_nats_url)] | None = Field(
         None, description="NATS with JetStream, `nats://[user:password@]host:port`, several with commas"
     )
     nats_stream_name: str = Field("AGENT_EXECUTION", description="stream that jobs arrive on")

@@ -103,7 +103,8 @@ def parse(document: Any, prefix: str = "agent_definition") -> Definition:
 def _errors(document: dict[str, Any]) -> Found:
     nodes, tools = dict(_objects(document, "nodes")), dict(_objects(document, "tool_definitions"))
     roots = sum(_is_root(node) for node in nodes.values())
-    if len(nodes) == len(document.get("nodes") or ()) > 0 and roots != 1:
+    listed = document.get("nodes")
+    if isinstance(listed, list) and len(nodes) == len(listed) > 0 and roots != 1:
         yield "nodes", f"exactly one node must be of type {ROOT_TYPE}, found {roots}"
     yield from _repeated({f"{path}.name": tool.get("name") for path, tool in tools.items()})
     yield from _repeated({f"{path}.id": node.get("id") for path, node in nodes.items()})

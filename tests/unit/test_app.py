@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import subprocess
 import sys
 
@@ -42,3 +44,18 @@ def test_what_answers_health_imports_nothing_heavy() -> None:
     code = f"import sys, agent_executor.app; print([name for name in {heavy!r} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert ended.stdout == "[]\n"
+
+
+async def test_an_error_nobody_foresaw_ends_the_process_before_it_serves(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    ended = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(os, "_exit", ended.set_result)
+
+    def fail() -> None:
+        raise LookupError
+
+    monkeypatch.setattr(app, "_heavy_imports", fail)
+    made = app.create(settings)
+    async with asyncio.timeout(5), made.router.lifespan_context(made):
+        assert await ended == 1

@@ -28,7 +28,7 @@ CORE = {
     "scripted": set[str](),
     "models": {"errors", "job", "definition", "scripted"},
     "state": {"definition"},
-    "middleware": {"strict_json", "definition", "state"},
+    "middleware": {"strict_json", "definition", "state", "redaction"},
     "limits": {"errors", "definition"},
     "graph": {"definition", "models", "middleware"},
 }

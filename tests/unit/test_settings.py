@@ -89,6 +89,45 @@ def test_numbers_out_of_range_are_refused(name: str, value: str, monkeypatch: py
         load()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("K_SINK", f"htp://user:{CANARY}@host"),
+        ("K_SINK", CANARY),
+        ("REDIS_URL", f"redis://:{CANARY}/x@host:6379/0"),
+        ("REDIS_URL", f"redis://:123?{CANARY}@host:6379/0"),
+        ("REDIS_URL", f"redis://host:{CANARY}"),
+        ("REDIS_URL", f"http://{CANARY}"),
+        ("REDIS_URL", f"redis://[{CANARY}@host"),
+        ("NATS_URL", f"nats://host:4222,nats://user:{CANARY}/x@host:4222"),
+        ("NATS_URL", f"{CANARY}://host"),
+    ],
+)
+@pytest.mark.usefixtures("environment")
+def test_an_address_that_cannot_be_read_is_refused_unseen(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"bad environment variables: {name}: .*must be a") as raised:
+        load()
+    assert CANARY not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("K_SINK", "http://user:a%40b@host/path?token=x"),
+        ("REDIS_URL", "rediss://:a,b%2Fc@host/0?x=y"),
+        ("REDIS_URL", "unix://user:word@/run/redis.sock?db=0"),
+        ("NATS_URL", "nats://user:word@a:4222,tls://token@b,localhost:4222,c"),
+    ],
+)
+@pytest.mark.usefixtures("environment")
+def test_addresses_of_all_kinds(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    load()
+
+
 def test_no_secret_shows(settings: Settings) -> None:
     shown = f"{settings} {settings!r} {settings.model_dump_json()}"
     assert "secret@" not in shown
