@@ -1,18 +1,21 @@
 """One claimed job, from its first step to its outcome.
 
 Owns how a graph is started, resumed and read; knows nothing of queues. Everything it needs is given to it. A job with a
-checkpoint goes on from there with no new input; one whose graph had already ended runs no node.
+checkpoint goes on from there with no new input, or with the answers to what it asked; one whose graph had already
+ended, or that waits for an answer, runs no node.
 """
 
 from __future__ import annotations
 
 import copy
+import threading
 import traceback
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Literal
 
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
+from langgraph.types import Command, Interrupt
 
 from . import checkpoints, graph, validation
 from .database import Pool
@@ -64,7 +67,7 @@ class Runner:
             LeaseLost: another worker has the job, or it has ended.
         """
         try:
-            return Outcome(Status.COMPLETED, result=await self._run(claim, channel, control))
+            return await self._run(claim, channel, control)
         except (Unavailable, LeaseLost, Stopped):
             raise
         except GraphDrained:
@@ -72,7 +75,7 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - the job's boundary
             return Outcome(Status.FAILED, error=self._describe(error), may_pass=may_pass(error))
 
-    async def _run(self, claim: Claim, channel: Channel, control: RunControl) -> Any:
+    async def _run(self, claim: Claim, channel: Channel, control: RunControl) -> Outcome:
         asked = validation.read(claim.definition, graphs=self._graphs.names)
         if isinstance(asked, GraphReference):
             async with self._graphs.open(asked) as compiled:
@@ -83,7 +86,7 @@ class Runner:
 
     async def _execute(
         self, compiled: Any, asked: Mapping[str, Any], claim: Claim, channel: Channel, control: RunControl
-    ) -> Any:
+    ) -> Outcome:
         bound = copy.copy(compiled)  # not its own `copy`, which forgets the classes that its state may hold
         bound.checkpointer = checkpoints.Saver(self._pool, claim.job_id, claim.fence)
         events = RunEvents(channel.emit)
@@ -93,14 +96,19 @@ class Runner:
             "recursion_limit": min(self._max_steps, asked.get("recursion_limit", self._max_steps)),
             "callbacks": [events],
         }
-        started = (await bound.aget_state(config)).created_at is not None
-        given: Any = None if started else claim.input
+        before = await bound.aget_state(config)
+        answers = Answers({each.id: claim.answers[each.id] for each in before.interrupts if each.id in claim.answers})
+        if before.interrupts and not answers:  # it asks, and the last process died before it could say so
+            return _interrupted(before.interrupts)
+        started: Any = Command(resume=answers) if answers else None
+        given = claim.input if before.created_at is None else started
         items: AsyncIterator[Any] = bound.astream(
             given, config, stream_mode=_MODES, subgraphs=True, durability="sync", control=control
         )
         async for namespace, mode, payload in items:
             events.on_item(namespace, mode, payload)
-        return output((await bound.aget_state(config)).values)
+        after = await bound.aget_state(config)
+        return _interrupted(after.interrupts) if after.interrupts else Outcome(Status.COMPLETED, output(after.values))
 
     def _describe(self, error: Exception) -> dict[str, str]:
         described = error_object(error)
@@ -109,6 +117,37 @@ class Runner:
         else:
             described["stack_trace"] = ""
         return {key: redact(to_json(value)) for key, value in described.items()}
+
+
+class Answers(dict[str, Any]):
+    """A resume map that answers a task's next question, and no other.
+
+    langgraph looks a task's next interrupt up, and where it is not found the task's first one, whose answer it then
+    takes for the next: older versions had one id for both. A task that was killed behind its first answer, or failed
+    there, would get it a second time (langgraph/pregel/_algo.py, `_scratchpad`).
+    """
+
+    def __init__(self, answers: Mapping[str, Any]) -> None:
+        super().__init__(answers)
+        self._looking = threading.local()  # a graph may be run by a thread of its own
+
+    def __contains__(self, key: object) -> bool:
+        """Whether there is an answer to `key`; not if it is asked for because the key before it was not found."""
+        is_second_look = getattr(self._looking, "is_second", False)
+        found = super().__contains__(key) and not is_second_look
+        self._looking.is_second = not found and not is_second_look
+        return found
+
+
+def _interrupted(found: Iterable[Interrupt]) -> Outcome:
+    """An outcome that says what is asked, as JSON."""
+    asked = []
+    for each in found:
+        shown = {"id": each.id, "value": to_json(each.value)}
+        if each.response_schema is not None:
+            shown["response_schema"] = to_json(each.response_schema)
+        asked.append(shown)
+    return Outcome(Status.INTERRUPTED, interrupts=tuple(asked))
 
 
 def output(state: Any) -> Any:

@@ -18,11 +18,24 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from .definition import ROOT_TYPE, Definition, GraphReference, Node, NodeConfig, Runtime, StateField, ToolDefinition
+from .definition import (
+    ROOT_TYPE,
+    Approval,
+    Definition,
+    GraphReference,
+    Node,
+    NodeConfig,
+    Runtime,
+    StateField,
+    ToolDefinition,
+)
 from .errors import Finding, InvalidInput
 from .job import findings_of
 
 PROVIDERS = frozenset({"anthropic", "ollama", "openai", "scripted"})
+BUILT_IN_TOOLS = frozenset({"delete", "edit_file", "execute", "glob", "grep", "ls", "read_file", "task", "write_file"})
+"""What deepagents gives every agent; a test compares. `execute` is refused by it, since we give it no shell."""
+_BUILT_IN_WORDS = f"it is none of tool_definitions, and none of {', '.join(sorted(BUILT_IN_TOOLS))}"
 _EDGE_KEYS = frozenset({"source", "target", "from", "to", "type"})
 
 Found = Iterator[tuple[str, str]]
@@ -108,6 +121,17 @@ def _errors(document: dict[str, Any]) -> Found:
         for index, name in enumerate(names if is_known and isinstance(names, list) else []):
             if isinstance(name, str) and name not in known:
                 yield f"{path}.config.tools[{index}]", "names a tool that tool_definitions does not define"
+        for where, name in _approved(_config(node).get("interrupt_on")) if is_known else ():
+            if name not in known | BUILT_IN_TOOLS:  # nobody would ever be asked
+                yield f"{path}.config.interrupt_on{where}", f"names no tool: {_BUILT_IN_WORDS}"
+
+
+def _approved(interrupt_on: Any) -> Iterator[tuple[str, str]]:
+    """The tools that `interrupt_on` names, by path."""
+    if isinstance(interrupt_on, list):
+        yield from ((f"[{index}]", name) for index, name in enumerate(interrupt_on) if isinstance(name, str))
+    for name in _object(interrupt_on):
+        yield f".{name:.64}", name
 
 
 def is_installed(dependency: str) -> bool:
@@ -130,8 +154,6 @@ def _node_errors(path: str, config: dict[str, Any]) -> Found:
     provider = _object(config.get("model")).get("provider")
     if isinstance(provider, str) and provider.strip() and provider.strip().lower() not in PROVIDERS:
         yield f"{path}.model.provider", f"is not known here; known are {', '.join(sorted(PROVIDERS))}"
-    if config.get("interrupt_on"):
-        yield f"{path}.interrupt_on", "approvals are not supported by this version"
     if isinstance(config.get("state_schema"), dict) and config["state_schema"]:
         yield f"{path}.state_schema", "own state fields are not supported by this version"
 
@@ -145,6 +167,8 @@ def _warnings(document: dict[str, Any]) -> Found:
         config = _config(node)
         yield from _unknown_keys(path, node, Node)
         yield from _unknown_keys(f"{path}.config", config, NodeConfig)
+        for name, approval in _object(config.get("interrupt_on")).items():
+            yield from _unknown_keys(f"{path}.config.interrupt_on.{name:.64}", _object(approval), Approval)
         for name, field in _object(config.get("state_schema")).items():
             yield from _unknown_keys(f"{path}.config.state_schema.{name:.64}", _object(field), StateField)
         if not str(config.get("system_prompt") or "").strip():

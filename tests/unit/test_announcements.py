@@ -10,7 +10,7 @@ import pytest
 
 from agent_executor import announcements, job
 from agent_executor.announcements import by_reference, dead_letter, outcome_event, outcome_id, refusal
-from agent_executor.job import Outcome, Status
+from agent_executor.job import Outcome, Status, Submission
 from agent_executor.ledger import Claim
 from tests.definitions import INPUT, agent, event
 
@@ -105,8 +105,9 @@ def test_a_dead_letter_is_the_request_and_says_why() -> None:
     letter = dead_letter(claim, "id-1", {"type": "WorkerLost", "message": "fell silent", "stack_trace": "lines"})
     assert (letter.msg_id, letter.target, letter.subject) == ("id-1:dead", "nats", "agent.dead.attempts")
     assert letter.event["agenterror"] == "WorkerLost: fell silent"
-    again = job.from_event(letter.event)
-    asked = job.from_event(REQUEST)
+    again, asked = job.from_event(letter.event), job.from_event(REQUEST)
+    assert isinstance(again, Submission)
+    assert isinstance(asked, Submission)
     assert (again.job_id, again.trace_id, again.source, again.event_id) == ("job-1", "trace-1", "tests", "event-job-1")
     assert again.body_hash == asked.body_hash
     assert again.traceparent == TRACEPARENT
