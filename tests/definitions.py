@@ -46,10 +46,10 @@ def event(definition: dict[str, Any], *, job_id: str = "job-1", **attributes: An
     return {**required, "data": data, **attributes}
 
 
-def answer(job_id: str, value: Any, *, id: str = "answer-1", interrupt_id: str | None = None) -> dict[str, Any]:
+def answer(job_id: str, value: Any, *, event_id: str = "answer-1", interrupt_id: str | None = None) -> dict[str, Any]:
     """The CloudEvent that answers an interrupted job."""
     data = {"job_id": job_id, "value": value} | ({} if interrupt_id is None else {"interrupt_id": interrupt_id})
-    return {"specversion": "1.0", "type": RESUME, "source": "tests", "id": id, "data": data}
+    return {"specversion": "1.0", "type": RESUME, "source": "tests", "id": event_id, "data": data}
 
 
 def _node(name: str, kind: str, replies: Replies, tools: Sequence[str], more: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """JetStream -> ledger.
 
-Owns what happens to a message: acked once its job, or its answer to one, is committed; kept in AGENT_DEAD and terminated
-when it can never be either; put back when the database is away. A fetch is short, so that a restarted server is noticed,
-and an idle process is drained, within a second.
+Owns what happens to a message: acked once its job, or its answer to one, is committed; kept in AGENT_DEAD and
+terminated when it can never be either; put back when the database is away. A fetch is short, so that a restarted server
+is noticed, and an idle process is drained, within a second.
 """
 
 from __future__ import annotations
