@@ -11,7 +11,18 @@ import pytest
 import agent_executor
 
 PACKAGE = Path(agent_executor.__file__).parent
-LEAVES = {"errors", "job", "announcements", "strict_json", "sql", "metrics", "tracing", "redaction", "crash"}
+LEAVES = {
+    "errors",
+    "job",
+    "announcements",
+    "strict_json",
+    "sql",
+    "metrics",
+    "tracing",
+    "redaction",
+    "crash",
+    "interrupts",
+}
 ADAPTERS = {
     *("database", "ledger", "leases", "checkpoints", "stream", "outbox", "vault", "broker", "notify", "metrics"),
 }
@@ -20,6 +31,7 @@ CORE = {
     "strict_json": {"errors"},
     "job": {"errors", "strict_json"},
     "announcements": {"strict_json", "job"},
+    "interrupts": {"errors", "strict_json"},
     "retries": set[str](),
     "definition": set[str](),
     "validation": {"errors", "job", "definition"},

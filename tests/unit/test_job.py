@@ -10,8 +10,8 @@ import pytest
 
 from agent_executor import job
 from agent_executor.errors import InvalidInput
-from agent_executor.job import STRUCTURED, TERMINAL, TRANSITIONS, Status, Submission
-from tests.definitions import DATA, INPUT, agent, event
+from agent_executor.job import STRUCTURED, TERMINAL, TRANSITIONS, Answer, Status, Submission
+from tests.definitions import DATA, INPUT, agent, answer, event
 
 CANARY = "canary-4711"
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -70,6 +70,35 @@ def test_other_attributes_are_optional(name: str) -> None:
 def test_unknown_keys_are_ignored() -> None:
     request = {**with_data(priority=1), "myextension": {"a": 1}}
     assert submitted(request) == submitted(REQUEST)
+
+
+@pytest.mark.parametrize("value", [None, 0, "x", [], {"a": 1}])
+def test_an_answer_is_an_event_too(value: Any) -> None:
+    event = answer("job-1", value, interrupt_id="i")
+    assert job.from_event(event) == Answer("job-1", value, "i", "tests answer-1")
+    assert job.from_event(answer(" job-1 ", value)) == Answer("job-1", value, None, "tests answer-1")
+    headers = {f"ce-{name}": word for name, word in event.items() if name != "data"}
+    assert job.from_http("application/json", headers, event["data"]) == job.from_event(event)
+    plain = {"value": value, "interrupt_id": "i", "request_id": "r", "more": 1}
+    assert job.answer_from_json("job-1", plain) == Answer("job-1", value, "i", "r")
+
+
+@pytest.mark.parametrize(
+    ("data", "fields"),
+    [
+        ({"value": CANARY}, ["data.job_id"]),
+        ({"job_id": "job-1"}, ["data.value"]),
+        ({"job_id": [CANARY], "value": 1, "interrupt_id": [CANARY]}, ["data.job_id", "data.interrupt_id"]),
+        ([CANARY], ["data"]),
+    ],
+)
+def test_an_answers_refusal_names_the_field(data: Any, fields: list[str]) -> None:
+    assert complaints(lambda: job.from_event({**answer("job-1", 1), "data": data})) == fields
+
+
+def test_an_unknown_type_is_told_the_known_ones() -> None:
+    with pytest.raises(InvalidInput, match=r"type: must be dev\.my-platform\.agent\.execute or .*\.agent\.resume"):
+        job.from_event(changed(type=CANARY))
 
 
 def test_strings_are_stripped() -> None:
