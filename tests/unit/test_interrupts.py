@@ -97,8 +97,7 @@ def test_what_is_accepted_is_what_the_middleware_takes(allowed: list[list[str]],
     value = data.draw(st.fixed_dictionaries({"decisions": st.lists(decision, max_size=3)}) | decision)
     try:
         decided = interrupts.accepted(approval(*allowed), value)
-    except InvalidInput as error:
-        assert error.findings
+    except InvalidInput:
         return
     for each, kinds in zip(decided["decisions"], allowed, strict=True):
         call: Any = {"name": "pay", "args": {}, "id": "c", "type": "tool_call"}
