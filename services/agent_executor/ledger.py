@@ -176,8 +176,8 @@ class Ledger:
     ) -> Status:
         """Record that a job waits for answers to `asked`, and put what announces it into the outbox; both or neither.
 
-        An answer to one of them may have come while the job ran: then it is queued, and nothing is announced. Returns
-        its status.
+        An answer to one of them may have come while the job ran: then it is queued, and nothing is announced. One that
+        the claim had was not taken, and is forgotten. Returns the job's status.
 
         Raises:
             LeaseLost: another worker has claimed the job since.
@@ -201,6 +201,7 @@ class Ledger:
                 status=status.value,
                 interrupts=strict_json.dumps(list(asked)).decode(),
                 event_count=event_count,
+                dropped=[each["id"] for each in asked if each["id"] in claim.answers],
                 **columns(announced if status is Status.INTERRUPTED else ()),
             )
             if done:

@@ -99,7 +99,8 @@ select '' from jobs where job_id = %(job_id)s and outcome_id = %(outcome_id)s;
 
 -- name: interrupt
 -- Record what a job asks and the events that announce it, together; or, where a part of it was answered meanwhile, put it
--- back. No row comes back when the fence has moved on or another answer has come; one does when this was done already.
+-- back. An answer that was given and is asked for again was not taken, and is dropped. No row comes back when the fence has
+-- moved on or another answer has come.
 with interrupted as (
     update jobs
     set status = %(status)s, interrupts = %(interrupts)s, event_count = %(event_count)s, attempt = 0, error = null,
@@ -111,6 +112,9 @@ with interrupted as (
     select msg_id, job_id, target, subject, event::json
     from interrupted, unnest(%(msg_ids)s::text[], %(targets)s::text[], %(subjects)s::text[], %(events)s::text[])
         as letters (msg_id, target, subject, event)
+), dropped as (
+    delete from answers using interrupted
+    where answers.job_id = interrupted.job_id and interrupt_id = any(%(dropped)s::text[])
 )
 select job_id, case when %(status)s = 'queued' then pg_notify('agent_executor_queued', '') end from interrupted;
 

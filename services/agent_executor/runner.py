@@ -13,9 +13,10 @@ import traceback
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Literal
 
-from langgraph.errors import GraphDrained
+from langgraph.errors import GraphDrained, is_invalid_resume
 from langgraph.runtime import RunControl
 from langgraph.types import Command, Interrupt
+from pydantic import ValidationError
 
 from . import checkpoints, graph, validation
 from .database import Pool
@@ -23,7 +24,7 @@ from .definition import GraphReference
 from .errors import AgentExecutorError, LeaseLost, Stopped, Unavailable
 from .events import RunEvents, content, error_object, to_json
 from .graphs import Graphs
-from .job import Outcome, Status
+from .job import Outcome, Status, findings_of
 from .ledger import Claim
 from .models import CredentialSource
 from .redaction import redact
@@ -105,8 +106,15 @@ class Runner:
         items: AsyncIterator[Any] = bound.astream(
             given, config, stream_mode=_MODES, subgraphs=True, durability="sync", control=control
         )
-        async for namespace, mode, payload in items:
-            events.on_item(namespace, mode, payload)
+        try:
+            async for namespace, mode, payload in items:
+                events.on_item(namespace, mode, payload)
+        except ValidationError as error:
+            if not is_invalid_resume(error) or not (left := (await bound.aget_state(config)).interrupts):
+                raise
+            complaint = "; ".join(str(finding) for finding in findings_of(error, "value"))
+            channel.emit("warning", {"message": f"an answer was not taken: {complaint}", "about": "interrupt"})
+            return _interrupted(left)
         after = await bound.aget_state(config)
         return _interrupted(after.interrupts) if after.interrupts else Outcome(Status.COMPLETED, output(after.values))
 

@@ -43,9 +43,16 @@ import operator
 from typing import Annotated, TypedDict
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
+from pydantic import BaseModel
 
 class State(TypedDict, total=False):
     said: Annotated[list[str], operator.add]
+
+class Price(BaseModel):
+    amount: int
+
+def price(state):
+    return {"said": [f"price: {interrupt('how much', response_schema=Price).amount}"]}
 
 def node(name, times):
     return lambda state: {"said": [f"{name}: {[interrupt(f'{name}{number}') for number in range(times)]}"]}
@@ -60,7 +67,9 @@ graph = StateGraph(State)
 graph.add_node("one", node("one", 1))
 graph.add_node("two", inner.compile())
 graph.add_edge(START, "one")
+graph.add_node("price", price)
 graph.add_edge("one", "two")
+graph.add_edge("two", "price")
 """
 APPROVE, REJECT = {"type": "approve"}, {"type": "reject", "message": "too much"}
 
@@ -422,4 +431,15 @@ def test_a_graph_from_code_asks_too(start_service: Starter, tmp_path: Path) -> N
         asked.append(asked_next(service, "graph", [*asked])["value"])
         by_http(service, "graph", question.upper())
     assert asked == ["one0", "deep0", "deep1"]
-    assert service.ended("graph")["result"]["output"]["said"] == ["one: ['ONE0']", "deep: ['DEEP0', 'DEEP1']"]
+    priced = asked_next(service, "graph", asked)
+    assert priced["response_schema"]["properties"] == {"amount": {"title": "Amount", "type": "integer"}}
+    by_http(service, "graph", {"amount": "canary"}, request_id="wrong")
+    service.until(lambda: service.log.read_text().count('"job_interrupted"') == 5, "it is not asked again")
+    assert asked_next(service, "graph", asked) == priced
+    by_http(service, "graph", {"amount": 5}, interrupt_id=priced["id"])
+    said = ["one: ['ONE0']", "deep: ['DEEP0', 'DEEP1']", "price: 5"]
+    assert service.ended("graph")["result"]["output"]["said"] == said
+    warnings = [each["data"] for each in events(service, "graph") if each["event_type"] == "warning"]
+    [message] = [each["message"] for each in warnings if each["about"] == "interrupt"]
+    assert message.startswith("an answer was not taken: value.amount: ")
+    assert "canary" not in message

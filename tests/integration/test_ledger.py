@@ -461,11 +461,16 @@ async def test_an_answer_between_the_look_and_the_act_is_not_overlooked(
     assert answers(database) == {"one": 1, "two": 2}
 
 
-async def test_an_answer_that_was_used_and_is_asked_for_still_does_not_run_the_job_for_ever(ledger: Ledger) -> None:
+async def test_an_answer_that_the_graph_did_not_take_is_asked_for_again(ledger: Ledger, database: Database) -> None:
     await submit(ledger, "a")
-    await asks(ledger)
-    await ledger.resume(Answer("a", 1))
+    await asks(ledger, *ASKED)
+    await ledger.resume(Answer("a", 1, "one"))
+    await ledger.resume(Answer("a", 2, "two"))
     assert await ledger.interrupt(await claimed(ledger), ASKED[:1], None) is Status.INTERRUPTED
+    assert answers(database) == {"two": 2}
+    assert (await ledger.job("a"))["interrupts"] == ASKED[:1]
+    await ledger.resume(Answer("a", 3))
+    assert (await claimed(ledger)).answers == {"one": 3, "two": 2}
 
 
 @pytest.mark.parametrize(
