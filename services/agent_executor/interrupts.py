@@ -62,11 +62,19 @@ def is_same(stored: Any, value: Any) -> bool:
 
 
 def is_approval(asked: Any) -> bool:
-    """Whether `asked` is what a HumanInTheLoopMiddleware asks."""
+    """Whether `asked` is what a HumanInTheLoopMiddleware asks; what only looks like it is a plain question."""
     if not isinstance(asked, dict):
         return False
     requests, configs = asked.get("action_requests"), asked.get("review_configs")
-    return isinstance(requests, list) and isinstance(configs, list) and len(requests) == len(configs) > 0
+    if not (isinstance(requests, list) and isinstance(configs, list) and len(requests) == len(configs) > 0):
+        return False
+    names = [each.get("name") if isinstance(each, dict) else None for each in requests]
+    allowed = [each.get("allowed_decisions") if isinstance(each, dict) else None for each in configs]
+    return all(isinstance(each, str) for each in names) and all(_is_words(each) for each in allowed)
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _complaints(asked: Mapping[str, Any], value: Any, path: str) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from tests.definitions import agent, answer, specialist, tool
+from tests.definitions import EXAMPLES, agent, answer, specialist, tool
 from tests.integration.fixtures.nats import messages, publish
 from tests.integration.fixtures.redis import stored_events
 from tests.integration.fixtures.service import Service, Starter
@@ -276,6 +276,45 @@ def test_a_call_of_a_specialist_is_approved_too(service: Service) -> None:
     assert asked["value"]["action_requests"][0]["args"] == task["args"]
     by_http(service, "built-in", APPROVE)
     assert service.ended("built-in")["result"]["output"] == "helped"
+
+
+def test_the_general_purpose_specialist_asks_as_the_root_does(service: Service) -> None:
+    """It plays the root's script, and has no task to call."""
+    task = {"name": "task", "args": {"subagent_type": "general-purpose", "description": "go"}}
+    pay = {"name": "pay", "args": {"to": "Ann", "amount": 5}}
+    replies: list[dict[str, Any]] = [{"tool_calls": [task]}, {"tool_calls": [pay]}, {"text": "{last}"}]
+    service.submit(agent(replies, tools=[PAY], interrupt_on=["pay"]), "general")
+    [of_general] = service.interrupted("general")
+    by_http(service, "general", APPROVE, interrupt_id=of_general["id"])
+    service.until(lambda: (service.job("general")["interrupts"] or [of_general]) != [of_general], "the root asks not")
+    [of_root] = service.interrupted("general")
+    by_http(service, "general", REJECT, interrupt_id=of_root["id"])
+    assert "too much" in service.ended("general")["result"]["output"]
+    ends = [each["data"] for each in events(service, "general") if each["event_type"] == "on_tool_end"]
+    paid = [each for each in ends if each["name"] == "pay"]
+    assert [(each["path"], each["result"]) for each in paid] == [(["general-purpose"], "paid 5 to Ann")]
+
+
+def test_the_example_asks(service: Service) -> None:
+    job = json.loads((EXAMPLES / "approval.json").read_text())
+    assert service.http.post("/v1/jobs", json=job).status_code == 202
+    [asked] = service.interrupted(job["job_id"])
+    assert asked["value"]["action_requests"][0]["description"] == "May I pay this?"
+    by_http(service, job["job_id"], APPROVE)
+    assert service.ended(job["job_id"])["result"]["output"] == "Done: paid 50 to Ann"
+
+
+async def test_a_question_that_nats_does_not_take_goes_by_reference(service: Service) -> None:
+    service.submit(paying({"to": "x" * 2**20, "amount": 5}), "large-question")
+    [asked] = await asyncio.to_thread(service.interrupted, "large-question")
+    assert len(asked["value"]["action_requests"][0]["args"]["to"]) == 2**20
+    [(announced, _)] = await messages(
+        service.environment["NATS_URL"], "AGENT_STATUS", "agent.status.interrupted", "large-question"
+    )
+    assert announced["dataref"] == "/v1/jobs/large-question"
+    assert announced["data"] == {"job_id": "large-question", "interrupts": [{"id": asked["id"]}]}
+    by_http(service, "large-question", REJECT)
+    assert (await asyncio.to_thread(service.ended, "large-question"))["status"] == "completed"
 
 
 async def test_everybody_hears_what_is_asked_and_streams_go_on(service: Service) -> None:

@@ -110,6 +110,21 @@ def test_a_plain_question_takes_any_answer(asked: Any, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "asked",
+    [
+        {"action_requests": [], "review_configs": []},
+        {"action_requests": [1], "review_configs": [1]},
+        {"action_requests": [{"name": 1}], "review_configs": [{"allowed_decisions": ["approve"]}]},
+        {"action_requests": [{"name": "pay"}], "review_configs": [{"allowed_decisions": "approve"}]},
+        {"action_requests": [{"name": "pay"}], "review_configs": [{"allowed_decisions": [1]}]},
+        {"action_requests": [{"name": "pay"}], "review_configs": []},
+    ],
+)
+def test_what_only_looks_like_an_approval_is_a_plain_question(asked: Any) -> None:
+    assert interrupts.accepted(asked, CANARY) == CANARY
+
+
+@pytest.mark.parametrize(
     ("stored", "value", "same"),
     [
         (1, 1, True),
