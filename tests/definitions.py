@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agent_executor.job import EXECUTE
+from agent_executor.job import EXECUTE, RESUME
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 INPUT: dict[str, Any] = {"messages": [{"role": "user", "content": "2+3?"}]}
@@ -16,16 +16,16 @@ Replies = Sequence[dict[str, Any]]
 
 
 def agent(
-    replies: Replies, *, tools: Sequence[dict[str, Any]] = (), specialists: Sequence[dict[str, Any]] = ()
+    replies: Replies, *, tools: Sequence[dict[str, Any]] = (), specialists: Sequence[dict[str, Any]] = (), **config: Any
 ) -> dict[str, Any]:
-    """A definition whose root says `replies` and has every one of `tools`."""
-    root = _node("Lead", "Orchestrator", replies, [each["name"] for each in tools])
+    """A definition whose root says `replies`, has every one of `tools`, and further keys in its config."""
+    root = _node("Lead", "Orchestrator", replies, [each["name"] for each in tools], config)
     return {"name": "test", "tool_definitions": [*tools], "nodes": [root, *specialists]}
 
 
-def specialist(name: str, replies: Replies, tools: Sequence[str] = ()) -> dict[str, Any]:
+def specialist(name: str, replies: Replies, tools: Sequence[str] = (), **config: Any) -> dict[str, Any]:
     """A subagent of that name, with these tools."""
-    return _node(name, "Specialist", replies, tools)
+    return _node(name, "Specialist", replies, tools, config)
 
 
 def tool(name: str, source: str) -> dict[str, Any]:
@@ -46,9 +46,15 @@ def event(definition: dict[str, Any], *, job_id: str = "job-1", **attributes: An
     return {**required, "data": data, **attributes}
 
 
-def _node(name: str, kind: str, replies: Replies, tools: Sequence[str]) -> dict[str, Any]:
+def answer(job_id: str, value: Any, *, event_id: str = "answer-1", interrupt_id: str | None = None) -> dict[str, Any]:
+    """The CloudEvent that answers an interrupted job."""
+    data = {"job_id": job_id, "value": value} | ({} if interrupt_id is None else {"interrupt_id": interrupt_id})
+    return {"specversion": "1.0", "type": RESUME, "source": "tests", "id": event_id, "data": data}
+
+
+def _node(name: str, kind: str, replies: Replies, tools: Sequence[str], more: dict[str, Any]) -> dict[str, Any]:
     model = {"provider": "scripted", "model": name, "replies": [*replies]}
-    config = {"name": name, "description": f"{name} of a test", "model": model, "tools": [*tools]}
+    config = {"name": name, "description": f"{name} of a test", "model": model, "tools": [*tools], **more}
     return {"id": name, "type": kind, "config": config}
 
 

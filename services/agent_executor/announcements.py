@@ -1,4 +1,4 @@
-"""What goes out about a job: the CloudEvent of its outcome, of a refused request, and the dead letter.
+"""What goes out about a job: the CloudEvents of its outcome, of what it asks and of a refused request; the dead letter.
 
 Owns their shapes and ids; `ledger` commits them to the outbox, `outbox` delivers them.
 """
@@ -13,12 +13,13 @@ from typing import Any
 from urllib.parse import quote
 
 from . import strict_json
-from .job import EXECUTE, MAX_ID_CHARS, TRACEPARENT, Outcome, Status
+from .job import EXECUTE, MAX_ID_CHARS, RESUME, TRACEPARENT, Outcome, Status
 
 TYPE = "dev.my-platform.agent."
 SOURCE = "agent-executor-service"
 STATUS_SUBJECT = "agent.status."
 DEAD_SUBJECT = "agent.dead."
+INTERRUPTED = "interrupted"
 OUT_OF_ATTEMPTS = "attempts"
 ERROR_EXTENSION = "agenterror"
 """Attribute of a dead letter that says why it is one; NATS gets it as the header `Agent-Error`."""
@@ -72,6 +73,15 @@ def outcome_subject(status: Status) -> str:
     return "completed" if status is Status.COMPLETED else "failed"
 
 
+def interrupted_event(
+    job_id: str, fence: int, interrupts: Sequence[Mapping[str, Any]], traceparent: str | None
+) -> dict[str, Any]:
+    """The CloudEvent that announces what an interrupted job asks; its id is fixed for one claim of the job."""
+    event_id = str(uuid.uuid5(_IDS, f"interrupted:{job_id}:{fence}"))
+    event = _event(TYPE + INTERRUPTED, SOURCE, event_id, job_id, traceparent)
+    return {**event, "data": {"job_id": job_id, "interrupts": [*interrupts]}}
+
+
 def dead_letter(job: Any, event_id: str, error: Mapping[str, str]) -> Letter:
     """The request of a job (a Claim) that used up its attempts, as the event that asked for it, and why it died."""
     request = _event(EXECUTE, job.source or SOURCE, job.event_id or job.job_id, job.job_id, job.traceparent)
@@ -86,11 +96,12 @@ def dead_letter(job: Any, event_id: str, error: Mapping[str, str]) -> Letter:
 
 
 def refusal(event: Any, error: dict[str, str]) -> tuple[str, dict[str, Any]] | None:
-    """The failed CloudEvent for an event that cannot become a job, with the job id it names; None if it names none.
+    """The failed CloudEvent for an event that cannot become a job, with the job id it names; None if it names none, or
+    answers a job: whether that exists or not, the answer asks for no outcome.
 
     Its id is fixed for one event, so that a repeated delivery can be told.
     """
-    data = event.get("data") if isinstance(event, dict) else None
+    data = event.get("data") if isinstance(event, dict) and event.get("type") != RESUME else None
     job_id = data.get("job_id") if isinstance(data, dict) else None
     if not isinstance(job_id, str) or not (job_id := job_id.strip()) or len(job_id) > MAX_ID_CHARS:
         return None
@@ -109,6 +120,8 @@ def by_reference(event: dict[str, Any]) -> dict[str, Any]:
     short: dict[str, Any] = {"job_id": job_id}
     if "result" in data:
         short["result"] = {"output": None, "status": data["result"]["status"]}
+    if "interrupts" in data:
+        short["interrupts"] = [{"id": each["id"]} for each in data["interrupts"]]
     if "error" in data:
         short["error"] = {**data["error"], "message": data["error"]["message"][:1000], "stack_trace": ""}
     return {**event, "dataref": f"/v1/jobs/{quote(job_id, safe='')}", "data": short}

@@ -45,7 +45,7 @@ from .errors import (
     Unavailable,
 )
 from .health import Phase
-from .job import Status, Submission
+from .job import Answer, Status, Submission
 
 if TYPE_CHECKING:
     from .ledger import Receipt
@@ -128,26 +128,28 @@ async def metrics() -> Response:
 @router.post(
     "/",
     status_code=202,
-    responses={200: {"model": OutgoingEvent}, 202: {"model": Accepted}, **_errors(400, 413, 503)},
+    responses={200: {"model": OutgoingEvent}, 202: {"model": Accepted}, **_errors(400, 404, 413, 503)},
     openapi_extra=_body(job.STRUCTURED, "application/json"),
 )
 async def receive_event(
     request: Request, wait: Annotated[float | None, Query(ge=0, le=MAX_WAIT_S, description="seconds")] = None
 ) -> Response:
-    """Take a CloudEvent (structured or binary) of type `dev.my-platform.agent.execute`.
+    """Take a CloudEvent (structured or binary) of type `dev.my-platform.agent.execute` or
+    `dev.my-platform.agent.resume`.
 
-    202 once the job is committed. With `Prefer: wait=SECONDS` or `?wait=SECONDS`, and done in time: 200 with the
-    outgoing CloudEvent. A conflict is 400 here, because Knative retries a 409.
+    202 once the job, or the answer to an interrupted one, is committed. With `Prefer: wait=SECONDS` or
+    `?wait=SECONDS`, and done in time: 200 with the outgoing CloudEvent. A conflict is 400 here, because Knative retries
+    a 409.
     """
     service = _service(request)
     body = await _json(request)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    submission = job.from_http(content_type, request.headers, body)
+    asked = job.from_http(content_type, request.headers, body)
     wait_s = wait if wait is not None else _preferred_wait(request.headers.getlist("prefer"))
     try:
         if not wait_s:
-            return _accepted(await _accept(service, submission, "data."))
-        return await _accept_and_wait(service, submission, wait_s)
+            return _accepted(await _take(service, asked, "data."))
+        return await _take_and_wait(service, asked, wait_s)
     except Conflict as error:
         return _error_response(error, 400)
 
@@ -210,6 +212,23 @@ async def redrive_job(request: Request, job_id: str) -> Accepted:
     await service.forget_events(job_id)
     log.info("job_redriven", job_id=job_id)
     return Accepted(job_id=job_id, status=Status.QUEUED)
+
+
+@router.post(
+    "/v1/jobs/{job_id:path}/resume",
+    status_code=202,
+    responses=_errors(400, 404, 409, 413, 503),
+    openapi_extra=_body("application/json"),
+)
+async def resume_job(request: Request, job_id: str) -> Accepted:
+    """Answer an interrupted job: `value`, and `interrupt_id` where several are pending. It goes on at once.
+
+    The same answer again changes nothing; `request_id` tells one where there is no `interrupt_id`.
+    """
+    service = _service(request)
+    answer = job.answer_from_json(_known_id(job_id), await _json(request))
+    receipt = await _resume(service, answer, "")
+    return Accepted(job_id=job_id, status=receipt.status)
 
 
 @router.get(
@@ -297,6 +316,19 @@ async def _json(request: Request) -> Any:
     return strict_json.loads(body)
 
 
+async def _take(service: Service, asked: Submission | Answer, prefix: str) -> Receipt:
+    if isinstance(asked, Answer):
+        return await _resume(service, asked, prefix)
+    return await _accept(service, asked, prefix)
+
+
+async def _resume(service: Service, answer: Answer, prefix: str) -> Receipt:
+    with tracing.span("resume job", answer.traceparent, job_id=answer.job_id):
+        receipt = await service.ledger.resume(answer, prefix)
+    log.info("job_resumed", job_id=answer.job_id, new=receipt.is_new, via="http")
+    return receipt
+
+
 async def _accept(service: Service, submission: Submission, prefix: str) -> Receipt:
     validation.read(submission.definition, f"{prefix}agent_definition", service.graphs.names)
     with tracing.span("accept job", submission.traceparent, job_id=submission.job_id) as traceparent:
@@ -305,14 +337,14 @@ async def _accept(service: Service, submission: Submission, prefix: str) -> Rece
     return receipt
 
 
-async def _accept_and_wait(service: Service, submission: Submission, wait_s: float) -> Response:
+async def _take_and_wait(service: Service, asked: Submission | Answer, wait_s: float) -> Response:
     from .notify import wait
 
     deadline = asyncio.get_running_loop().time() + wait_s
-    with service.listener.finished(submission.job_id) as finished:
-        receipt = await _accept(service, submission, "data.")
+    with service.listener.finished(asked.job_id) as finished:
+        receipt = await _take(service, asked, "data.")
         while True:
-            event = await service.ledger.outcome(submission.job_id)
+            event = await service.ledger.outcome(asked.job_id)
             if event is not None:
                 return Response(strict_json.dumps(event), media_type=job.STRUCTURED)
             left = deadline - asyncio.get_running_loop().time()

@@ -68,6 +68,9 @@ class JobView(BaseModel):
     updated_at: datetime
     result: Result | None = None
     error: JobError | None = None
+    interrupts: list[dict[str, Any]] | None = Field(
+        None, description="what waits for an answer: id, value and perhaps response_schema"
+    )
 
 
 class JobPage(BaseModel):

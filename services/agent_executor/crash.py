@@ -18,6 +18,9 @@ Point = Literal[
     "before_commit",
     "after_commit",
     "after_publish",
+    "before_interrupt",
+    "after_interrupt",
+    "after_resume",
 ]
 POINTS: tuple[str, ...] = get_args(Point)
 

@@ -6,9 +6,18 @@ here, and no script is run.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+)
 
 ROOT_TYPE = "orchestrator"
 MAX_NODES = 200
@@ -47,6 +56,34 @@ class StateField(_Part):
     reducer: Literal["add_messages", "append"] | None = None
 
 
+Decision = Literal["approve", "edit", "reject", "respond"]
+
+
+class Approval(_Part):
+    """What a person may decide about a call of one tool, and what they are told; deepagents' InterruptOnConfig."""
+
+    allowed_decisions: Annotated[tuple[Decision, ...], Field(min_length=1)]
+    description: str | None = None
+
+
+def _by_tool(value: Any) -> Any:
+    """Both notations as one: what may be decided by tool; None where a tool needs no approval."""
+    every = {"allowed_decisions": get_args(Decision)}
+    if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+        return dict.fromkeys(value, every)
+    if isinstance(value, dict) and None not in value.values():
+        return {name: every if each is True else None if each is False else each for name, each in value.items()}
+    if value is None:
+        return None
+    raise ValueError("must be a list of tool names, or an object with true, false or an object for each")
+
+
+Approvals = Annotated[
+    dict[Name, Approval | None] | None,
+    BeforeValidator(_by_tool, json_schema_input_type=tuple[Name, ...] | dict[Name, bool | Approval] | None),
+]
+
+
 class NodeConfig(_Part):
     """What a node is told and what it may use."""
 
@@ -55,7 +92,7 @@ class NodeConfig(_Part):
     system_prompt: str = ""
     description: str = ""
     tools: tuple[Name, ...] = ()
-    interrupt_on: Any = ()
+    interrupt_on: Approvals = None
     state_schema: dict[str, StateField] = Field(default_factory=dict)
 
 

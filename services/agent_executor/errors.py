@@ -42,7 +42,7 @@ class PayloadTooLarge(AgentExecutorError):
 
 
 class Conflict(AgentExecutorError):
-    """The job id or the event's source and id are taken by another request."""
+    """The job id or the event's source and id are taken, or the job is in a state that forbids what is asked."""
 
 
 class NotFound(AgentExecutorError):

@@ -14,6 +14,7 @@ from uuid import UUID
 import orjson
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import AIMessageChunk, BaseMessage, ToolMessage
+from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 from pydantic import BaseModel
 
@@ -23,6 +24,7 @@ from .strict_json import scrub
 
 Emit = Callable[[str, Any], None]
 
+_INTERRUPT = "__interrupt__"
 _ROLES = {"human": "user", "ai": "assistant"}
 _LEFT_OUT = frozenset({"type", "artifact", "additional_kwargs", "response_metadata", "example", "invalid_tool_calls"})
 
@@ -78,7 +80,8 @@ class RunEvents(AsyncCallbackHandler):
     def on_item(self, namespace: tuple[str, ...], mode: str, payload: Any) -> None:
         """One item of `astream(stream_mode=["values", "messages", "custom"], subgraphs=True)`."""
         if mode == "values":
-            self._on_state(payload, is_root=not namespace)
+            if not (isinstance(payload, dict) and _INTERRUPT in payload):  # the state as it was, and what is asked
+                self._on_state(payload, is_root=not namespace)
         elif mode == "messages":
             self._on_message(*payload)
         elif mode == "custom" and isinstance(payload, dict) and payload.get("event_type") == "warning":
@@ -149,8 +152,12 @@ class RunEvents(AsyncCallbackHandler):
         )
 
     async def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """Emit `on_tool_end` with the error."""
-        self._end(run_id, {"error": error_object(error)})
+        """Emit `on_tool_end` with the error; not for a tool that asks, which starts again when it is answered."""
+        if isinstance(error, GraphBubbleUp):
+            _, span = self._tools.pop(run_id, ({}, tracing.NO_SPAN))
+            span.end()
+        else:
+            self._end(run_id, {"error": error_object(error)})
 
     def _end(self, run_id: UUID, ended: dict[str, Any]) -> None:
         call, span = self._tools.pop(run_id, ({}, tracing.NO_SPAN))

@@ -72,6 +72,7 @@ def _assemble(
             "model": models.create(choice, credentials.get(choice.provider, {})),
             "tools": [made[name] for name in node.config.tools],
             "middleware": _middleware(node, channels),
+            **_approvals(node),
         }
 
     root = parts(definition.root)
@@ -86,6 +87,18 @@ def _assemble(
     )
     channels |= graph.channels.keys() - definition.root.config.state_schema.keys()  # known once it is compiled
     return graph
+
+
+def _approvals(node: Node) -> dict[str, Any]:
+    """What deepagents is told of the tools to approve. A subagent that is told nothing takes the root's.
+
+    Its middleware comes behind ours: an edited call keeps its key, and what it returns is looked at as any other.
+    """
+    asked = node.config.interrupt_on
+    if asked is None:
+        return {}
+    told = {name: each is not None and each.model_dump(mode="json", exclude_none=True) for name, each in asked.items()}
+    return {"interrupt_on": told}
 
 
 def _subagent(node: Node, parts: dict[str, Any]) -> SubAgent:

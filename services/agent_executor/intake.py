@@ -1,8 +1,8 @@
 """JetStream -> ledger.
 
-Owns what happens to a message: acked once its job is committed; kept in AGENT_DEAD and terminated when it can never be
-one; put back when the database is away. A fetch is short, so that a restarted server is noticed, and an idle process is
-drained, within a second.
+Owns what happens to a message: acked once its job, or its answer to one, is committed; kept in AGENT_DEAD and
+terminated when it can never be either; put back when the database is away. A fetch is short, so that a restarted server
+is noticed, and an idle process is drained, within a second.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from nats.js.errors import APIError
 from . import crash, job, metrics, strict_json, tracing, validation
 from .announcements import DEAD_SUBJECT, refusal
 from .broker import Broker
-from .errors import AgentExecutorError, Conflict, InvalidInput, PayloadTooLarge, Unavailable
+from .errors import AgentExecutorError, Conflict, InvalidInput, NotFound, PayloadTooLarge, Unavailable
+from .job import Answer
 from .ledger import Ledger
 
 _FETCH_S = 0.5
@@ -31,6 +32,7 @@ _REASONS: Mapping[type[AgentExecutorError], str] = {
     InvalidInput: "invalid",
     PayloadTooLarge: "too-large",
     Conflict: "conflict",
+    NotFound: "not-found",
 }
 
 log = structlog.get_logger()
@@ -85,7 +87,7 @@ class Intake:
             await message.ack_sync(_ACK_S)
             crash.point("after_ack")
             metrics.nats_processed.inc()
-        except (InvalidInput, PayloadTooLarge, Conflict) as error:
+        except (InvalidInput, PayloadTooLarge, Conflict, NotFound) as error:
             metrics.nats_failed.inc()
             await self._bury(message, error)
         except Unavailable as error:
@@ -103,12 +105,20 @@ class Intake:
         if len(message.data) > self._max_body_bytes:
             raise PayloadTooLarge(f"the message is larger than {self._max_body_bytes} bytes")
         submission = job.from_event(strict_json.loads(message.data, "event"))
+        if isinstance(submission, Answer):
+            await self._resume(submission, message.subject)
+            return
         validation.read(submission.definition, "data.agent_definition", self._graphs)
         with tracing.span("accept job", submission.traceparent, job_id=submission.job_id) as traceparent:
             receipt = await self._ledger.accept(submission, traceparent)
         log.info(
             "job_accepted", job_id=receipt.job_id, trace_id=submission.trace_id, new=receipt.is_new, via=message.subject
         )
+
+    async def _resume(self, answer: Answer, subject: str) -> None:
+        with tracing.span("resume job", answer.traceparent, job_id=answer.job_id):
+            receipt = await self._ledger.resume(answer, "data.")
+        log.info("job_resumed", job_id=answer.job_id, new=receipt.is_new, via=subject)
 
     async def _bury(self, message: Msg, error: AgentExecutorError) -> None:
         """Keep what can never be a job where an operator finds it, and tell whoever waits for the job it names."""

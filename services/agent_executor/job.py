@@ -1,4 +1,4 @@
-"""A job: the CloudEvent that asks for it, its states, and its outcome. What goes out is `announcements`'.
+"""A job: the CloudEvents that ask for it and answer it, its states, and its outcome. What goes out is `announcements`'.
 
 Owns the shapes at the edge (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md and its HTTP binding);
 knows nothing of where jobs are kept or how they run. The thread id of a job is its job id, everywhere.
@@ -21,6 +21,7 @@ from . import strict_json
 from .errors import Finding, InvalidInput
 
 EXECUTE = "dev.my-platform.agent.execute"
+RESUME = "dev.my-platform.agent.resume"
 STRUCTURED = "application/cloudevents+json"
 
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -76,6 +77,26 @@ class JobRequest(BaseModel):
     input_payload: Members
 
 
+class AnswerRequest(BaseModel):
+    """The `data` of a resume event."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    job_id: Text
+    value: Any
+    interrupt_id: Text | None = None
+
+
+class PlainAnswerRequest(BaseModel):
+    """An answer as plain JSON; the job's id stands in the URL."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    value: Any
+    interrupt_id: Text | None = None
+    request_id: Text | None = None
+
+
 class _Attributes(BaseModel):
     """The CloudEvents context attributes this service looks at; extensions it does not know are ignored."""
 
@@ -110,17 +131,35 @@ class Submission:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """A valid answer to what an interrupted job asks, from whichever way in.
+
+    `interrupt_id` may be None where one interrupt is pending. `request_id` tells a repeated answer.
+    """
+
+    job_id: str
+    value: Any
+    interrupt_id: str | None = None
+    request_id: str | None = None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `result` where it completed, `error` where it did not; `may_pass`: another try may succeed."""
+    """How a run ended: `result` where it completed, `error` where it did not; `may_pass`: another try may succeed.
+
+    `interrupts` is what it asks where it was interrupted: objects of id, value and perhaps response_schema.
+    """
 
     status: Status
     result: Any = None
     error: dict[str, str] | None = None
     may_pass: bool = False
+    interrupts: tuple[dict[str, Any], ...] = ()
 
 
-def from_event(event: Any) -> Submission:
-    """Validate a structured CloudEvent, whole.
+def from_event(event: Any) -> Submission | Answer:
+    """Validate a structured CloudEvent, whole: one that asks for a job, or one that answers an interrupted job.
 
     Raises:
         InvalidInput: naming every attribute and field that is wrong.
@@ -131,9 +170,13 @@ def from_event(event: Any) -> Submission:
     attributes = _validated(_Attributes, event, "", findings)
     if attributes is not None:
         findings += _fixed_attributes(attributes)
-    request = _validated(JobRequest, event.get("data"), "data", findings)
+    kind: type[JobRequest | AnswerRequest] = AnswerRequest if event.get("type") == RESUME else JobRequest
+    request = _validated(kind, event.get("data"), "data", findings)
     if findings or attributes is None or request is None:
         raise InvalidInput("invalid CloudEvent", findings)
+    if isinstance(request, AnswerRequest):
+        request_id = f"{attributes.source} {attributes.id}"
+        return Answer(request.job_id, request.value, request.interrupt_id, request_id, attributes.traceparent)
     return Submission(
         job_id=request.job_id,
         trace_id=request.trace_id,
@@ -145,7 +188,7 @@ def from_event(event: Any) -> Submission:
     )
 
 
-def from_http(content_type: str, headers: Mapping[str, str], body: Any) -> Submission:
+def from_http(content_type: str, headers: Mapping[str, str], body: Any) -> Submission | Answer:
     """Validate a CloudEvent of the HTTP binding: structured, or binary (`ce-*` headers around the data).
 
     Args:
@@ -174,12 +217,21 @@ def from_json(body: Any) -> Submission:
     return Submission(request.job_id, request.trace_id, request.agent_definition, request.input_payload)
 
 
+def answer_from_json(job_id: str, body: Any) -> Answer:
+    """Validate a plain JSON answer to a job."""
+    findings: list[Finding] = []
+    request = _validated(PlainAnswerRequest, body, "", findings)
+    if request is None:
+        raise InvalidInput("invalid answer", findings)
+    return Answer(job_id, request.value, request.interrupt_id, request.request_id)
+
+
 def _fixed_attributes(attributes: _Attributes) -> list[Finding]:
     findings = []
     if attributes.specversion != "1.0":
         findings.append(Finding("specversion", 'must be "1.0"'))
-    if attributes.type != EXECUTE:
-        findings.append(Finding("type", f"must be {EXECUTE}"))
+    if attributes.type not in (EXECUTE, RESUME):
+        findings.append(Finding("type", f"must be {EXECUTE} or {RESUME}"))
     if attributes.traceparent is not None and not TRACEPARENT.fullmatch(attributes.traceparent):
         findings.append(Finding("traceparent", "must be a W3C Trace Context traceparent"))
     return findings

@@ -1,4 +1,5 @@
-"""The jobs table, which is the queue: accept, claim, renew, release, retry, finish, cancel, redrive, expire.
+"""The jobs table, which is the queue: accept, claim, renew, release, retry, interrupt, resume, finish, cancel, redrive,
+expire.
 
 Owns every state a job goes through and the SQL that moves it there (`ledger.sql`). A claim carries a fencing number
 (Kleppmann, "How to do distributed locking"): who finishes or releases a job must still hold the number it was given.
@@ -9,18 +10,20 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from psycopg.rows import DictRow
 
-from . import crash, database, sql, strict_json
+from . import crash, database, interrupts, sql, strict_json
 from .announcements import (
+    INTERRUPTED,
     STATUS_SUBJECT,
     Letter,
     columns,
     dead_letter,
+    interrupted_event,
     letters,
     outcome_event,
     outcome_id,
@@ -28,7 +31,7 @@ from .announcements import (
 )
 from .database import Pool
 from .errors import Cancelled, Conflict, LeaseLost, NotFound, WorkerLost
-from .job import TERMINAL, TRANSITIONS, Outcome, Status, Submission
+from .job import TERMINAL, TRANSITIONS, Answer, Outcome, Status, Submission
 
 QUEUED_CHANNEL = "agent_executor_queued"
 FINISHED_CHANNEL = "agent_executor_finished"
@@ -39,7 +42,7 @@ SQL = sql.load("ledger.sql")
 
 @dataclass(frozen=True)
 class Claim:
-    """A job this worker may run, for as long as `fence` is the row's."""
+    """A job this worker may run, for as long as `fence` is the row's. `answers`: all it was given, by interrupt id."""
 
     job_id: str
     trace_id: str
@@ -50,11 +53,12 @@ class Claim:
     fence: int
     source: str | None = None
     event_id: str | None = None
+    answers: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of a submission: `is_new`, or the job as it stands."""
+    """What became of a submission or an answer: `is_new`, or the job as it stands."""
 
     job_id: str
     status: Status
@@ -63,7 +67,7 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that has ended, and where its last events belong: under which fence, after how many others."""
+    """A job that has ended or asks, and where its last events belong: under which fence, after how many others."""
 
     job_id: str
     trace_id: str
@@ -167,6 +171,76 @@ class Ledger:
             raise LeaseLost(f"job {claim.job_id} is no longer held under fence {claim.fence}")
         crash.point("after_commit")
 
+    async def interrupt(
+        self, claim: Claim, asked: Sequence[dict[str, Any]], traceparent: str | None, event_count: int = 0
+    ) -> Status:
+        """Record that a job waits for answers to `asked`, and put what announces it into the outbox; both or neither.
+
+        An answer to one of them may have come while the job ran: then it is queued, and nothing is announced. One that
+        the claim had was not taken, and is forgotten. Returns the job's status.
+
+        Raises:
+            LeaseLost: another worker has claimed the job since.
+        """
+        while True:  # until no answer comes between the look and the act
+            row = await self._asked(claim.job_id)
+            if row["fence"] != claim.fence or row["status"] in TERMINAL:
+                raise LeaseLost(f"job {claim.job_id} is no longer held under fence {claim.fence}")
+            if row["status"] != Status.RUNNING:  # it was done, and the answer to that was lost
+                return Status(row["status"])
+            new = {answer["interrupt_id"] for answer in row["answers"]} - claim.answers.keys()
+            status = Status.QUEUED if any(each["id"] in new for each in asked) else Status.INTERRUPTED
+            event = interrupted_event(claim.job_id, claim.fence, asked, traceparent)
+            announced = letters(STATUS_SUBJECT + INTERRUPTED, event, sink=self._sink)
+            crash.point("before_interrupt")
+            done = await self._rows(
+                "interrupt",
+                job_id=claim.job_id,
+                fence=claim.fence,
+                answer_count=row["answer_count"],
+                status=status.value,
+                interrupts=strict_json.dumps(list(asked)).decode(),
+                event_count=event_count,
+                dropped=[each["id"] for each in asked if each["id"] in claim.answers],
+                **columns(announced if status is Status.INTERRUPTED else ()),
+            )
+            if done:
+                crash.point("after_interrupt")
+                return status
+
+    async def resume(self, answer: Answer, prefix: str = "") -> Receipt:
+        """Store an answer; a job that waits for one is queued, and goes on with it. The same again changes nothing.
+
+        Where several answers are asked for, the first has the job go on, and the others are used as they come.
+
+        Args:
+            prefix: where the answer's fields stand in what the caller sent, e.g. `data.`.
+
+        Raises:
+            NotFound: no such job.
+            Conflict: the job asks nothing, or not this, or was answered otherwise.
+            InvalidInput: it does not say which of several interrupts it answers, or it does not decide an approval.
+        """
+        while True:  # until nobody changes the job between the look and the act
+            row = await self._asked(answer.job_id)
+            if _is_repeated(answer, row["answers"]):
+                return Receipt(answer.job_id, Status(row["status"]), is_new=False)
+            question = _question(answer, row, prefix)
+            value = interrupts.accepted(question["value"], answer.value, prefix)
+            done = await self._rows(
+                "resume",
+                job_id=answer.job_id,
+                fence=row["fence"],
+                status=row["status"],
+                answer_count=row["answer_count"],
+                interrupt_id=question["id"],
+                value=strict_json.dumps(value).decode(),
+                request_id=answer.request_id,
+            )
+            if done:
+                crash.point("after_resume")
+                return Receipt(answer.job_id, Status(done[0]["status"]), is_new=True)
+
     async def fail_silent(self) -> list[Ended]:
         """Fail the jobs whose workers fell silent in every attempt they had; the requests become dead letters."""
         ended = []
@@ -222,11 +296,15 @@ class Ledger:
         await self._rows("announce_rejection", job_id=job_id, **columns(announced))
 
     async def job(self, job_id: str) -> DictRow:
-        """One job's row, without its definition and input. Raises NotFound."""
+        """One job's row, without its definition and input; `interrupts` are those that wait for an answer, or None.
+
+        Raises NotFound.
+        """
         rows = await self._rows("job", job_id=job_id)
         if not rows:
             raise NotFound(f"no job {job_id}")
-        return rows[0]
+        [row] = rows
+        return {**row, "interrupts": interrupts.unanswered(row["interrupts"], row["answered"]) or None}
 
     async def jobs(self, status: str | None, limit: int, before: tuple[datetime, str] | None) -> list[DictRow]:
         """A page of jobs, newest first, older than `before` (created_at, job_id)."""
@@ -239,7 +317,7 @@ class Ledger:
         return rows[0]["event"] if rows else None
 
     async def endings(self, job_ids: Collection[str]) -> list[Ended]:
-        """Those of these jobs that have ended."""
+        """Those of these jobs that have ended, or wait for an answer."""
         return [
             Ended(row["job_id"], row["trace_id"], row["fence"], _outcome(row), row["event_count"])
             for row in await self._rows("endings", job_ids=list(job_ids))
@@ -261,6 +339,12 @@ class Ledger:
         """True when PostgreSQL answers and has our tables; raises Unavailable otherwise."""
         await self._rows("ping")
         return True
+
+    async def _asked(self, job_id: str) -> DictRow:
+        rows = await self._rows("answers", job_id=job_id)
+        if not rows:
+            raise NotFound(f"no job {job_id}")
+        return rows[0]
 
     def _letters(self, job_id: str, event_id: str, outcome: Outcome, traceparent: str | None) -> list[Letter]:
         event = outcome_event(job_id, event_id, outcome, traceparent)
@@ -302,7 +386,31 @@ class Ledger:
 
 
 def _outcome(row: DictRow) -> Outcome:
-    return Outcome(Status(row["status"]), error=row["error"])
+    return Outcome(Status(row["status"]), error=row["error"], interrupts=tuple(row["interrupts"] or ()))
+
+
+def _is_repeated(answer: Answer, stored: Sequence[dict[str, Any]]) -> bool:
+    """Whether this very answer is stored, as its request or its interrupt tells. Raises Conflict if another one is."""
+    for each in stored:
+        by_request = answer.request_id is not None and answer.request_id == each["request_id"]
+        if by_request or answer.interrupt_id == each["interrupt_id"]:
+            if interrupts.is_same(each["value"], answer.value):
+                return True
+            what = "this request has given" if by_request else "this interrupt has got"
+            raise Conflict(f"job {answer.job_id}: {what} another answer already")
+    return False
+
+
+def _question(answer: Answer, row: DictRow, prefix: str) -> interrupts.Interrupt:
+    """The pending interrupt that is answered."""
+    pending = interrupts.unanswered(row["interrupts"], [each["interrupt_id"] for each in row["answers"]])
+    if not pending:
+        raise Conflict(f"job {answer.job_id} is {row['status']}; it waits for no answer")
+    interrupt_id = interrupts.chosen(pending, answer.interrupt_id, prefix)
+    for each in pending:
+        if each["id"] == interrupt_id:
+            return each
+    raise Conflict(f"job {answer.job_id} is {row['status']}; it waits for no answer to this interrupt")
 
 
 def _failed(error: Exception) -> Outcome:

@@ -1,4 +1,4 @@
--- Every query on the jobs table and its outbox. Each has a name, loaded by `ledger`, and one idea.
+-- Every query on the jobs table, its answers and its outbox. Each has a name, loaded by `ledger`, and one idea.
 -- Times are the database's; a worker's clock decides nothing.
 
 -- name: accept
@@ -53,7 +53,9 @@ set status = 'running', attempt = attempt + case when excused then 0 else 1 end,
     started_at = coalesce(started_at, now()), updated_at = now()
 from found
 where jobs.job_id = found.job_id
-returning jobs.job_id, trace_id, source, event_id, definition, input, traceparent, attempt, fence;
+returning jobs.job_id, trace_id, source, event_id, definition, input, traceparent, attempt, fence, coalesce(
+    (select json_object_agg(interrupt_id, value) from answers where answers.job_id = jobs.job_id), '{}'
+) as answers;
 
 -- name: release
 -- Give a running job back: whoever claims it next goes on from its last checkpoint, at once unless there is
@@ -81,7 +83,7 @@ returning due_at;
 with finished as (
     update jobs
     set status = %(status)s, result = %(result)s, error = %(error)s, outcome_id = %(outcome_id)s,
-        fence = fence + %(raise_fence)s, event_count = %(event_count)s, lease_owner = null, lease_until = null, finished_at = now(), updated_at = now()
+        interrupts = null, fence = fence + %(raise_fence)s, event_count = %(event_count)s, lease_owner = null, lease_until = null, finished_at = now(), updated_at = now()
     where job_id = %(job_id)s and fence = %(fence)s and status = any(%(out_of)s::text[])
         and (not %(if_silent)s or lease_until < now())
     returning job_id
@@ -94,6 +96,52 @@ with finished as (
 select pg_notify('agent_executor_finished', job_id)::text from finished
 union all
 select '' from jobs where job_id = %(job_id)s and outcome_id = %(outcome_id)s;
+
+-- name: interrupt
+-- Record what a job asks and the events that announce it, together; or, where a part of it was answered meanwhile, put it
+-- back. An answer that was given and is asked for again was not taken, and is dropped. No row comes back when the fence has
+-- moved on or another answer has come.
+with interrupted as (
+    update jobs
+    set status = %(status)s, interrupts = %(interrupts)s, event_count = %(event_count)s, attempt = 0, error = null,
+        lease_owner = null, lease_until = null, due_at = now(), updated_at = now()
+    where job_id = %(job_id)s and fence = %(fence)s and status = 'running' and answer_count = %(answer_count)s
+    returning job_id
+), announced as (
+    insert into outbox (msg_id, job_id, target, subject, event)
+    select msg_id, job_id, target, subject, event::json
+    from interrupted, unnest(%(msg_ids)s::text[], %(targets)s::text[], %(subjects)s::text[], %(events)s::text[])
+        as letters (msg_id, target, subject, event)
+), dropped as (
+    delete from answers using interrupted
+    where answers.job_id = interrupted.job_id and interrupt_id = any(%(dropped)s::text[])
+)
+select job_id, case when %(status)s = 'queued' then pg_notify('agent_executor_queued', '') end from interrupted;
+
+-- name: resume
+-- Store an answer, and put the job back if it waits for one. No row comes back when the job has changed since it was
+-- looked at. The count lets whoever is about to interrupt the job see that an answer has come.
+with answered as (
+    update jobs
+    set status = case when status = 'interrupted' then 'queued' else status end,
+        attempt = case when status = 'interrupted' then 0 else attempt end,
+        due_at = case when status = 'interrupted' then now() else due_at end,
+        answer_count = answer_count + 1, updated_at = now()
+    where job_id = %(job_id)s and fence = %(fence)s and status = %(status)s and answer_count = %(answer_count)s
+    returning job_id, status
+), stored as (
+    insert into answers (job_id, interrupt_id, value, request_id)
+    select job_id, %(interrupt_id)s, %(value)s, %(request_id)s from answered
+)
+select status, pg_notify('agent_executor_queued', '') from answered;
+
+-- name: answers
+-- What a job asked, and every answer to it.
+select status, fence, trace_id, interrupts, answer_count, coalesce(
+    (select json_agg(answers order by answered_at) from answers where answers.job_id = jobs.job_id), '[]'
+) as answers
+from jobs
+where job_id = %(job_id)s;
 
 -- name: silent_for_good
 -- Running jobs whose worker fell silent in their last attempt, and not because PostgreSQL was started since.
@@ -127,7 +175,8 @@ on conflict (msg_id) do update set published_at = null, due_at = now(), tries = 
 
 -- name: job
 select job_id, trace_id, traceparent, status, attempt, fence, result, error, created_at, due_at, started_at, finished_at,
-    updated_at
+    updated_at, interrupts,
+    array(select interrupt_id from answers where answers.job_id = jobs.job_id) as answered
 from jobs
 where job_id = %(job_id)s;
 
@@ -156,10 +205,10 @@ where not exists (select from jobs where job_id = %(job_id)s)
 on conflict (msg_id) do nothing;
 
 -- name: endings
--- What the last events of these jobs say, and after how many others they come.
-select job_id, trace_id, fence, event_count, status, error
+-- What the last events of these jobs say, and after how many others they come: of those that ended or are interrupted.
+select job_id, trace_id, fence, event_count, status, error, interrupts
 from jobs
-where job_id = any(%(job_ids)s) and finished_at is not null;
+where job_id = any(%(job_ids)s) and (finished_at is not null or status = 'interrupted');
 
 -- name: waiting
 -- What waits: jobs that are due, and results that are not delivered.

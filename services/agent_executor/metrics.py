@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 registry = CollectorRegistry()
 _PREFIX = "agent_executor_"
 
-jobs = Counter(f"{_PREFIX}jobs", "Jobs that reached an outcome", ["status"], registry=registry)
+jobs = Counter(f"{_PREFIX}jobs", "Jobs that reached an outcome, or were interrupted", ["status"], registry=registry)
 job_duration = Histogram(
     f"{_PREFIX}job_duration_seconds",
     "Time from claim to recorded outcome",
@@ -22,6 +22,6 @@ leases_lost = Counter(f"{_PREFIX}leases_lost", "Jobs that were dropped because t
 db_connection_errors = Counter(f"{_PREFIX}db_connection_errors", "Failed database operations", registry=registry)
 redis_publish = Counter(f"{_PREFIX}redis_publish", "Events stored and published", ["event_type"], registry=registry)
 redis_publish_errors = Counter(f"{_PREFIX}redis_publish_errors", "Events delayed or dropped", registry=registry)
-nats_processed = Counter(f"{_PREFIX}nats_messages_processed", "Messages accepted as jobs", registry=registry)
+nats_processed = Counter(f"{_PREFIX}nats_messages_processed", "Messages accepted as jobs or answers", registry=registry)
 nats_failed = Counter(f"{_PREFIX}nats_messages_failed", "Messages refused or put back", registry=registry)
 vault_auth_failures = Counter(f"{_PREFIX}vault_auth_failures", "Refused by Vault", registry=registry)

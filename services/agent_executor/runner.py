@@ -1,19 +1,23 @@
 """One claimed job, from its first step to its outcome.
 
 Owns how a graph is started, resumed and read; knows nothing of queues. Everything it needs is given to it. A job with a
-checkpoint goes on from there with no new input; one whose graph had already ended runs no node.
+checkpoint goes on from there with no new input, or with the answers to what it asked; one whose graph had already
+ended, or that waits for an answer, runs no node.
 """
 
 from __future__ import annotations
 
 import copy
+import threading
 import traceback
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from langgraph.errors import GraphDrained, GraphRecursionError
+from langgraph.errors import GraphDrained, GraphRecursionError, is_invalid_resume
 from langgraph.runtime import RunControl
+from langgraph.types import Command, Interrupt
+from pydantic import ValidationError
 
 from . import checkpoints, graph, validation
 from .database import Pool
@@ -21,7 +25,7 @@ from .definition import GraphReference
 from .errors import AgentExecutorError, LeaseLost, Stopped, Unavailable
 from .events import RunEvents, content, error_object, to_json
 from .graphs import Graphs
-from .job import Outcome, Status
+from .job import Outcome, Status, findings_of
 from .ledger import Claim
 from .limits import Limits, Meter
 from .models import CredentialSource
@@ -74,7 +78,7 @@ class Runner:
             LeaseLost: another worker has the job, or it has ended.
         """
         try:
-            return Outcome(Status.COMPLETED, result=await self._run(claim, channel, control))
+            return await self._run(claim, channel, control)
         except (Unavailable, LeaseLost, Stopped):
             raise
         except GraphDrained:
@@ -82,7 +86,7 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - the job's boundary
             return Outcome(Status.FAILED, error=self._describe(error), may_pass=may_pass(error))
 
-    async def _run(self, claim: Claim, channel: Channel, control: RunControl) -> Any:
+    async def _run(self, claim: Claim, channel: Channel, control: RunControl) -> Outcome:
         asked = validation.read(claim.definition, graphs=self._graphs.names)
         if isinstance(asked, GraphReference):
             run = _Run(claim, channel, control, Meter(self._limits.lowered(asked.limits, asked.config.recursion_limit)))
@@ -97,7 +101,7 @@ class Runner:
             compiled = await self._builder.build(asked, box.tools)
             return await self._execute(compiled, {}, run)
 
-    async def _execute(self, compiled: Any, asked: Mapping[str, Any], run: _Run) -> Any:
+    async def _execute(self, compiled: Any, asked: Mapping[str, Any], run: _Run) -> Outcome:
         job_id, meter = run.claim.job_id, run.meter
         bound = copy.copy(compiled)  # not its own `copy`, which forgets the classes that its state may hold
         saver = bound.checkpointer = checkpoints.Saver(self._pool, job_id, run.claim.fence, meter.at_checkpoint)
@@ -108,12 +112,17 @@ class Runner:
             "recursion_limit": int(meter.limits.steps.value),
             "callbacks": [meter, events],
         }
-        started = (await bound.aget_state(config)).created_at is not None
-        if started:
-            meter.restore(await saver.usage())
-        else:
+        before = await bound.aget_state(config)
+        known = run.claim.answers
+        answers = Answers({each.id: known[each.id] for each in before.interrupts if each.id in known})
+        if before.interrupts and not answers:  # it asks, and the last process died before it could say so
+            return _interrupted(before.interrupts)
+        given: Any = Command(resume=answers) if answers else None
+        if before.created_at is None:
+            given = run.claim.input
             _tell_undeclared(run.claim.input, bound, run.channel)
-        given: Any = None if started else run.claim.input
+        else:
+            meter.restore(await saver.usage())
         items: AsyncIterator[Any] = bound.astream(
             given, config, stream_mode=_MODES, subgraphs=True, durability="sync", control=run.control
         )
@@ -122,7 +131,14 @@ class Runner:
                 events.on_item(namespace, mode, payload)
         except GraphRecursionError:
             raise meter.limits.steps.exceeded() from None
-        return output((await bound.aget_state(config)).values)
+        except ValidationError as error:
+            if not is_invalid_resume(error) or not (left := (await bound.aget_state(config)).interrupts):
+                raise
+            complaint = "; ".join(str(finding) for finding in findings_of(error, "value"))
+            run.channel.emit("warning", {"message": f"an answer was not taken: {complaint}", "about": "interrupt"})
+            return _interrupted(left)
+        after = await bound.aget_state(config)
+        return _interrupted(after.interrupts) if after.interrupts else Outcome(Status.COMPLETED, output(after.values))
 
     def _describe(self, error: Exception) -> dict[str, str]:
         described = error_object(error)
@@ -139,6 +155,37 @@ def _tell_undeclared(given: Mapping[str, Any], graph: Any, channel: Channel) -> 
         for key in given.keys() - graph.channels.keys():
             message = f"the graph declares no state key {key!r:.100}: the input's value of it is dropped"
             channel.emit("warning", {"message": message, "about": key})
+
+
+class Answers(dict[str, Any]):
+    """A resume map that answers a task's next question, and no other.
+
+    langgraph looks a task's next interrupt up, and where it is not found the task's first one, whose answer it then
+    takes for the next: older versions had one id for both. A task that was killed behind its first answer, or failed
+    there, would get it a second time (langgraph/pregel/_algo.py, `_scratchpad`).
+    """
+
+    def __init__(self, answers: Mapping[str, Any]) -> None:
+        super().__init__(answers)
+        self._looking = threading.local()  # a graph may be run by a thread of its own
+
+    def __contains__(self, key: object) -> bool:
+        """Whether there is an answer to `key`; not if it is asked for because the key before it was not found."""
+        is_second_look = getattr(self._looking, "is_second", False)
+        found = super().__contains__(key) and not is_second_look
+        self._looking.is_second = not found and not is_second_look
+        return found
+
+
+def _interrupted(found: Iterable[Interrupt]) -> Outcome:
+    """An outcome that says what is asked, as JSON."""
+    asked = []
+    for each in found:
+        shown = {"id": each.id, "value": to_json(each.value)}
+        if each.response_schema is not None:
+            shown["response_schema"] = to_json(each.response_schema)
+        asked.append(shown)
+    return Outcome(Status.INTERRUPTED, interrupts=tuple(asked))
 
 
 def output(state: Any) -> Any:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 from .definition import (
     OWN_FIELDS,
     ROOT_TYPE,
+    Approval,
     Definition,
     GraphReference,
     Limits,
@@ -36,6 +37,9 @@ from .job import findings_of
 PROVIDERS = frozenset({"anthropic", "ollama", "openai", "scripted"})
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _TAKEN = frozenset({"model", "tools", "jump_to", "structured_response", "remaining_steps", "is_last_step"})
+BUILT_IN_TOOLS = frozenset({"delete", "edit_file", "execute", "glob", "grep", "ls", "read_file", "task", "write_file"})
+"""What deepagents gives every agent; a test compares. `execute` is refused by it, since we give it no shell."""
+_BUILT_IN_WORDS = f"it is none of tool_definitions, and none of {', '.join(sorted(BUILT_IN_TOOLS))}"
 _EDGE_KEYS = frozenset({"source", "target", "from", "to", "type"})
 
 Found = Iterator[tuple[str, str]]
@@ -122,6 +126,17 @@ def _errors(document: dict[str, Any]) -> Found:
         for index, name in enumerate(names if is_known and isinstance(names, list) else []):
             if isinstance(name, str) and name not in known:
                 yield f"{path}.config.tools[{index}]", "names a tool that tool_definitions does not define"
+        for where, name in _approved(_config(node).get("interrupt_on")) if is_known else ():
+            if name not in known | BUILT_IN_TOOLS:  # nobody would ever be asked
+                yield f"{path}.config.interrupt_on{where}", f"names no tool: {_BUILT_IN_WORDS}"
+
+
+def _approved(interrupt_on: Any) -> Iterator[tuple[str, str]]:
+    """The tools that `interrupt_on` names, by path."""
+    if isinstance(interrupt_on, list):
+        yield from ((f"[{index}]", name) for index, name in enumerate(interrupt_on) if isinstance(name, str))
+    for name in _object(interrupt_on):
+        yield f".{name!s:.64}", name
 
 
 def is_installed(dependency: str) -> bool:
@@ -144,11 +159,9 @@ def _node_errors(path: str, config: dict[str, Any]) -> Found:
     provider = _object(config.get("model")).get("provider")
     if isinstance(provider, str) and provider.strip() and provider.strip().lower() not in PROVIDERS:
         yield f"{path}.model.provider", f"is not known here; known are {', '.join(sorted(PROVIDERS))}"
-    if config.get("interrupt_on"):
-        yield f"{path}.interrupt_on", "approvals are not supported by this version"
     for name, field in _object(config.get("state_schema")).items():
-        where = f"{path}.state_schema.{name:.64}"
-        if not _FIELD.fullmatch(name):
+        where = f"{path}.state_schema.{name!s:.64}"
+        if not _FIELD.fullmatch(str(name)):
             yield where, "must be a word of at most 64 letters, digits and _, beginning with a letter"
         elif name in _TAKEN:
             yield where, "is a name that LangGraph's agents use themselves"
@@ -166,8 +179,10 @@ def _warnings(document: dict[str, Any]) -> Found:
         config = _config(node)
         yield from _unknown_keys(path, node, Node)
         yield from _unknown_keys(f"{path}.config", config, NodeConfig)
+        for name, approval in _object(config.get("interrupt_on")).items():
+            yield from _unknown_keys(f"{path}.config.interrupt_on.{name!s:.64}", _object(approval), Approval)
         for name, field in _object(config.get("state_schema")).items():
-            where = f"{path}.config.state_schema.{name:.64}"
+            where = f"{path}.config.state_schema.{name!s:.64}"
             yield from _unknown_keys(where, _object(field), StateField)
             if name in OWN_FIELDS:
                 yield where, "is a field that every agent has; what is said of it here changes nothing"
@@ -185,7 +200,7 @@ def _edge_warnings(document: dict[str, Any]) -> Found:
     graph: dict[str, set[str]] = {}
     for path, edge in _objects(document, "edges"):
         for key in sorted(edge.keys() - _EDGE_KEYS):
-            yield f"{path}.{key:.64}", "is not a key of an edge, and is ignored"
+            yield f"{path}.{key!s:.64}", "is not a key of an edge, and is ignored"
         ends = [edge.get("source", edge.get("from")), edge.get("target", edge.get("to"))]
         for end, name in zip(ends, ("source", "target"), strict=True):
             if not isinstance(end, str) or end not in ids:
@@ -202,7 +217,7 @@ def _unknown_keys(path: str, part: dict[str, Any], model: type[BaseModel], extra
     known = set(model.model_fields) | (extra or set())
     for key in part:
         if key not in known:
-            yield _join(path, f"{key:.64}"), "is not a key of this version, and is ignored"
+            yield _join(path, f"{key!s:.64}"), "is not a key of this version, and is ignored"
 
 
 def _repeated(names: dict[str, Any]) -> Found:

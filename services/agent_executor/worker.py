@@ -218,10 +218,13 @@ class Worker:
                     raise
 
     async def _settle(self, run: _Run, outcome: Outcome, channel: Channel, traceparent: str | None) -> None:
-        """Record what came of a run: another try, or the outcome."""
+        """Record what came of a run: another try, what it asks, or the outcome."""
         claim, run.is_settling = run.claim, True
         if outcome.may_pass and claim.attempt < self._ledger.max_attempts:
             await self._retry(claim, outcome, channel)
+            return
+        if outcome.status is Status.INTERRUPTED:
+            await self._interrupt(claim, outcome, channel, traceparent)
             return
         await persistently(lambda: self._ledger.finish(claim, outcome, traceparent, channel.count))
         self._on_finished()
@@ -230,6 +233,16 @@ class Worker:
         took = time.monotonic() - run.started_at
         metrics.job_duration.observe(took)
         log.info("job_finished", status=outcome.status.value, seconds=round(took, 3), **_error(outcome))
+
+    async def _interrupt(self, claim: Claim, outcome: Outcome, channel: Channel, traceparent: str | None) -> None:
+        count = channel.count
+        status = await persistently(lambda: self._ledger.interrupt(claim, outcome.interrupts, traceparent, count))
+        if status is not Status.INTERRUPTED:  # an answer was faster
+            return
+        self._on_finished()
+        announce(channel, outcome)
+        metrics.jobs.labels(status.value).inc()
+        log.info("job_interrupted", interrupts=[each["id"] for each in outcome.interrupts])
 
     async def _retry(self, claim: Claim, outcome: Outcome, channel: Channel) -> None:
         due_at = await persistently(lambda: self._ledger.retry(claim, outcome))
@@ -251,7 +264,14 @@ class Worker:
 
 
 def announce(channel: Channel, outcome: Outcome) -> None:
-    """The last events of a job, after the commit, so that whoever reads `end` finds the outcome in the ledger."""
+    """The last events of a job, after the commit, so that whoever reads `end` finds the outcome in the ledger.
+
+    Of an interrupted one they are the last until it is answered.
+    """
+    if outcome.status is Status.INTERRUPTED:
+        for interrupt in outcome.interrupts:
+            channel.emit("on_interrupt", interrupt)
+        return
     if outcome.error is not None:
         channel.emit("error", {key: outcome.error[key] for key in ("message", "type")})
     channel.emit("end", {"status": outcome.status.value})

@@ -12,10 +12,10 @@ import pytest
 
 from agent_executor import database as connections
 from agent_executor import job
-from agent_executor.announcements import outcome_id
-from agent_executor.errors import Conflict, LeaseLost, NotFound
-from agent_executor.job import TERMINAL, TRANSITIONS, Outcome, Status
-from agent_executor.ledger import Claim, Ledger
+from agent_executor.announcements import interrupted_event, outcome_id
+from agent_executor.errors import Conflict, InvalidInput, LeaseLost, NotFound
+from agent_executor.job import TERMINAL, TRANSITIONS, Answer, Outcome, Status
+from agent_executor.ledger import Claim, Ledger, Receipt
 from tests.definitions import DATA
 from tests.integration.fixtures.migrations import rows, until
 from tests.integration.fixtures.postgres import Database
@@ -227,13 +227,14 @@ async def test_a_job_is_cancelled_wherever_it_is(ledger: Ledger, database: Datab
     if status != "queued":
         claim = await claimed(ledger)
     if status == "interrupted":
-        rows(database, "update jobs set status = 'interrupted', lease_owner = null, lease_until = null")
+        assert claim is not None
+        await ledger.interrupt(claim, [{"id": "one", "value": 1}], None)
     fence = row(database)[2]
     ended = await ledger.cancel("a")
     assert ended is not None
     assert (ended.fence, ended.outcome.status) == (fence + 1, Status.CANCELLED)
     assert row(database)[0] == "cancelled"
-    assert [subject for _, subject, _ in letters(database)] == ["agent.status.failed"] * 2
+    assert [subject for _, subject, _ in letters(database)][-2:] == ["agent.status.failed"] * 2
     event = await ledger.outcome("a")
     assert event is not None
     assert event["data"]["error"]["type"] == "Cancelled"
@@ -364,3 +365,216 @@ async def test_what_waits_is_counted(ledger: Ledger) -> None:
     await submit(ledger, *"abc")
     await ledger.finish(await claimed(ledger), DONE, None)
     assert await ledger.waiting() == (2, 2)
+
+
+ASKED: list[dict[str, Any]] = [{"id": "one", "value": "how?"}, {"id": "two", "value": {"how": "much"}}]
+
+
+async def asks(ledger: Ledger, *asked: dict[str, Any]) -> Claim:
+    claim = await claimed(ledger)
+    assert await ledger.interrupt(claim, list(asked) or ASKED[:1], None) is Status.INTERRUPTED
+    return claim
+
+
+def answers(database: Database) -> dict[str, Any]:
+    return dict(rows(database, "select interrupt_id, value from answers where job_id = 'a'"))
+
+
+async def test_a_job_that_asks_waits_and_goes_on_with_its_answer(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, "a")
+    claim = await asks(ledger)
+    assert row(database) == ("interrupted", 0, 1)
+    assert (await ledger.job("a"))["interrupts"] == ASKED[:1]
+    event_id = interrupted_event("a", 1, [], None)["id"]
+    subject = "agent.status.interrupted"
+    assert letters(database) == [("nats", subject, event_id), ("sink", subject, f"{event_id}:sink")]
+    assert await ledger.claim("worker", 1) == []
+    assert await ledger.resume(Answer("a", None)) == Receipt("a", Status.QUEUED, is_new=True)
+    assert (await ledger.job("a"))["interrupts"] is None
+    again = await claimed(ledger)
+    assert (again.answers, again.attempt, again.fence) == ({"one": None}, 1, 2)
+    await ledger.finish(again, DONE, None)
+    assert (await ledger.job("a"))["interrupts"] is None
+    assert claim.answers == {}
+
+
+async def test_to_interrupt_again_after_a_lost_answer_finds_it_done(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, "a")
+    claim = await asks(ledger)
+    assert await ledger.interrupt(claim, ASKED[:1], None) is Status.INTERRUPTED
+    assert len(letters(database)) == 2
+    await ledger.resume(Answer("a", 1))
+    assert await ledger.interrupt(claim, ASKED[:1], None) is Status.QUEUED
+    await claimed(ledger)
+    with pytest.raises(LeaseLost):
+        await ledger.interrupt(claim, ASKED[:1], None)
+
+
+@pytest.mark.parametrize("lost", ["taken over", "cancelled"])
+async def test_who_lost_a_job_does_not_interrupt_it(ledger: Ledger, database: Database, lost: str) -> None:
+    await submit(ledger, "a")
+    claim = await claimed(ledger)
+    if lost == "cancelled":
+        await ledger.cancel("a")
+    else:
+        expire(database)
+        await claimed(ledger, "another")
+    before = row(database)
+    with pytest.raises(LeaseLost):
+        await ledger.interrupt(claim, ASKED, None)
+    assert row(database) == before
+    assert "agent.status.interrupted" not in {subject for _, subject, _ in letters(database)}
+
+
+async def test_answers_to_one_asking_are_used_as_they_come(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, "a")
+    await asks(ledger, *ASKED)
+    await ledger.resume(Answer("a", 2, "two"))
+    claim = await claimed(ledger)
+    assert claim.answers == {"two": 2}
+    assert (await ledger.job("a"))["interrupts"] == ASKED[:1]
+    assert await ledger.resume(Answer("a", 1)) == Receipt("a", Status.RUNNING, is_new=True)
+    written = letters(database)
+    assert await ledger.interrupt(claim, ASKED[:1], None) is Status.QUEUED  # the answer was faster
+    assert letters(database) == written
+    assert (await claimed(ledger)).answers == {"one": 1, "two": 2}
+
+
+async def test_an_answer_between_the_look_and_the_act_is_not_overlooked(
+    ledger: Ledger, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the job would wait for what it has."""
+    await submit(ledger, "a")
+    await asks(ledger, *ASKED)
+    await ledger.resume(Answer("a", 2, "two"))
+    claim = await claimed(ledger)
+    original = ledger._rows
+
+    async def slow(query: str, **parameters: Any) -> Any:
+        if query == "interrupt":
+            monkeypatch.setattr(ledger, "_rows", original)
+            await ledger.resume(Answer("a", 1, "one"))
+        return await original(query, **parameters)
+
+    monkeypatch.setattr(ledger, "_rows", slow)
+    assert await ledger.interrupt(claim, ASKED[:1], None) is Status.QUEUED
+    assert answers(database) == {"one": 1, "two": 2}
+
+
+async def test_an_answer_that_the_graph_did_not_take_is_asked_for_again(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, "a")
+    await asks(ledger, *ASKED)
+    await ledger.resume(Answer("a", 1, "one"))
+    await ledger.resume(Answer("a", 2, "two"))
+    assert await ledger.interrupt(await claimed(ledger), ASKED[:1], None) is Status.INTERRUPTED
+    assert answers(database) == {"two": 2}
+    assert (await ledger.job("a"))["interrupts"] == ASKED[:1]
+    await ledger.resume(Answer("a", 3))
+    assert (await claimed(ledger)).answers == {"one": 3, "two": 2}
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        Answer("a", {"x": 1}, "one"),
+        Answer("a", {"x": 1}, "one", "another"),
+        Answer("a", {"x": 1}, None, "r"),
+        Answer("a", {"x": 1}, "two", "r"),
+    ],
+)
+async def test_the_same_answer_again_changes_nothing(ledger: Ledger, database: Database, again: Answer) -> None:
+    await submit(ledger, "a")
+    await asks(ledger, *ASKED)
+    await ledger.resume(Answer("a", {"x": 1}, "one", "r"))
+    for status in (Status.QUEUED, Status.RUNNING, Status.INTERRUPTED):
+        if status is Status.RUNNING:
+            claim = await claimed(ledger)
+        if status is Status.INTERRUPTED:
+            await ledger.interrupt(claim, ASKED[1:], None)
+        assert await ledger.resume(again) == Receipt("a", status, is_new=False)
+    assert answers(database) == {"one": {"x": 1}}
+
+
+@pytest.mark.parametrize("other", [Answer("a", 2, "one"), Answer("a", 2, None, "r"), Answer("a", 2, "three")])
+async def test_another_answer_is_a_conflict(ledger: Ledger, database: Database, other: Answer) -> None:
+    await submit(ledger, "a")
+    await asks(ledger, *ASKED)
+    await ledger.resume(Answer("a", 1, "one", "r"))
+    with pytest.raises(Conflict, match="job a"):
+        await ledger.resume(other)
+    assert answers(database) == {"one": 1}
+
+
+async def test_who_answers_one_of_several_has_to_say_which(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, "a")
+    await asks(ledger, *ASKED)
+    with pytest.raises(InvalidInput, match=r"data\.interrupt_id: is required.*: one, two"):
+        await ledger.resume(Answer("a", 1), "data.")
+    assert row(database)[0] == "interrupted"
+
+
+@pytest.mark.parametrize("status", ["queued", "running", "completed", "cancelled", "failed"])
+async def test_a_job_that_asks_nothing_takes_no_answer(ledger: Ledger, status: str) -> None:
+    await submit(ledger, "a")
+    if status not in ("queued", "cancelled"):
+        claim = await claimed(ledger)
+    if status in ("completed", "failed"):
+        await ledger.finish(claim, DONE if status == "completed" else FAILED, None)
+    if status == "cancelled":
+        await ledger.cancel("a")
+    for answer in (Answer("a", 1), Answer("a", 1, "one")):
+        with pytest.raises(Conflict, match=f"job a is {status}; it waits for no answer"):
+            await ledger.resume(answer)
+    with pytest.raises(NotFound):
+        await ledger.resume(Answer("b", 1))
+
+
+async def test_of_many_answers_at_once_one_counts(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, "a")
+    await asks(ledger)
+    calls = [ledger.resume(Answer("a", number, "one")) for number in range(20)]
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    assert sum(isinstance(each, Conflict) for each in found) == 19
+    [number] = [number for number, each in enumerate(found) if isinstance(each, Receipt)]
+    assert answers(database) == {"one": number}
+
+
+async def test_a_redriven_job_has_its_answers(ledger: Ledger) -> None:
+    await submit(ledger, "a")
+    await asks(ledger)
+    await ledger.resume(Answer("a", 1))
+    await ledger.finish(await claimed(ledger), FAILED, None)
+    await ledger.redrive("a")
+    assert (await claimed(ledger)).answers == {"one": 1}
+
+
+async def test_a_retried_or_released_job_keeps_what_it_asks(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, "a")
+    await asks(ledger, *ASKED)
+    await ledger.resume(Answer("a", 1, "one"))
+    await ledger.retry(await claimed(ledger), BUSY)
+    assert (await ledger.job("a"))["interrupts"] == ASKED[1:]
+    rows(database, "update jobs set due_at = now()")
+    await ledger.release(await claimed(ledger))
+    await ledger.resume(Answer("a", 2))
+    assert (await claimed(ledger)).answers == {"one": 1, "two": 2}
+
+
+async def test_answers_are_deleted_with_their_job(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, "a")
+    await asks(ledger)
+    await ledger.resume(Answer("a", 1))
+    await ledger.finish(await claimed(ledger), DONE, None)
+    rows(database, "update outbox set published_at = now()")
+    rows(database, "update jobs set finished_at = now() - interval '31 days'")
+    assert await ledger.expire(30, 100) == 1
+    assert answers(database) == {}
+
+
+async def test_the_last_events_of_interrupted_jobs_can_be_repeated(ledger: Ledger) -> None:
+    await submit(ledger, "a", "b")
+    claim = await claimed(ledger)
+    await ledger.interrupt(claim, ASKED, None, event_count=7)
+    [ended] = await ledger.endings(["a", "b"])
+    assert (ended.job_id, ended.fence, ended.event_count) == ("a", 1, 7)
+    assert (ended.outcome.status, ended.outcome.interrupts) == (Status.INTERRUPTED, tuple(ASKED))

@@ -73,6 +73,7 @@ def test_every_answer_has_a_schema_errors_included(service: Service) -> None:
         "/v1/jobs/{job_id}/cancel",
         "/v1/jobs/{job_id}/events",
         "/v1/jobs/{job_id}/redrive",
+        "/v1/jobs/{job_id}/resume",
     }
     for path, operations in document["paths"].items():
         for method, operation in operations.items():

@@ -10,9 +10,9 @@ import pytest
 
 from agent_executor import announcements, job
 from agent_executor.announcements import by_reference, dead_letter, outcome_event, outcome_id, refusal
-from agent_executor.job import Outcome, Status
+from agent_executor.job import Outcome, Status, Submission
 from agent_executor.ledger import Claim
-from tests.definitions import INPUT, agent, event
+from tests.definitions import INPUT, agent, answer, event
 
 CANARY = "canary-4711"
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -105,8 +105,9 @@ def test_a_dead_letter_is_the_request_and_says_why() -> None:
     letter = dead_letter(claim, "id-1", {"type": "WorkerLost", "message": "fell silent", "stack_trace": "lines"})
     assert (letter.msg_id, letter.target, letter.subject) == ("id-1:dead", "nats", "agent.dead.attempts")
     assert letter.event["agenterror"] == "WorkerLost: fell silent"
-    again = job.from_event(letter.event)
-    asked = job.from_event(REQUEST)
+    again, asked = job.from_event(letter.event), job.from_event(REQUEST)
+    assert isinstance(again, Submission)
+    assert isinstance(asked, Submission)
     assert (again.job_id, again.trace_id, again.source, again.event_id) == ("job-1", "trace-1", "tests", "event-job-1")
     assert again.body_hash == asked.body_hash
     assert again.traceparent == TRACEPARENT
@@ -137,6 +138,23 @@ def test_a_large_dead_letter_goes_by_reference() -> None:
         Claim("j", "t", DEFINITION, {"x": "y" * 5000}, None, 3, 7), "id-1", {"type": "T", "message": "m"}
     )
     assert by_reference(letter.event)["data"] == {"job_id": "j"}
+
+
+def test_what_an_interrupted_job_asks_is_announced_under_one_id_for_one_claim() -> None:
+    asked = [{"id": "i", "value": "x" * 5000}]
+    event = announcements.interrupted_event("a/b", 3, asked, TRACEPARENT)
+    assert (event["type"], event["subject"]) == ("dev.my-platform.agent.interrupted", "a/b")
+    assert event["data"] == {"job_id": "a/b", "interrupts": asked}
+    assert event["traceparent"] == TRACEPARENT
+    ids = {announcements.interrupted_event(job_id, fence, [], None)["id"] for job_id in "ab" for fence in (1, 2)}
+    assert len(ids | {outcome_id("a", 1)}) == 5
+    assert announcements.interrupted_event("a/b", 3, [], None)["id"] == event["id"]
+    short = by_reference(event)
+    assert (short["dataref"], short["data"]) == ("/v1/jobs/a%2Fb", {"job_id": "a/b", "interrupts": [{"id": "i"}]})
+
+
+def test_an_answer_that_is_refused_announces_nothing() -> None:
+    assert refusal(answer("job-1", 1), ERROR) is None
 
 
 def test_rows_for_the_outbox() -> None:

@@ -178,8 +178,25 @@ DOCUMENT = agent(
         ),
         (lead("tools", CANARY), ["nodes[0].config.tools"]),
         (lead("tools", ["one", CANARY]), ["nodes[0].config.tools[1]"]),
-        (lead("interrupt_on", [CANARY]), ["nodes[0].config.interrupt_on"]),
-        (lead("interrupt_on", {CANARY: True}), ["nodes[0].config.interrupt_on"]),
+        (lead("interrupt_on", CANARY), ["nodes[0].config.interrupt_on"]),
+        (lead("interrupt_on", [[CANARY]]), ["nodes[0].config.interrupt_on"]),
+        (lead("interrupt_on", ["one", CANARY]), ["nodes[0].config.interrupt_on[1]"]),
+        (lead("interrupt_on", {"nothing": True}), ["nodes[0].config.interrupt_on.nothing"]),
+        (lead("interrupt_on", {"nothing": False}), ["nodes[0].config.interrupt_on.nothing"]),
+        (lead("interrupt_on", {"one": None}), ["nodes[0].config.interrupt_on"]),
+        (lead("interrupt_on", {"one": CANARY}), ["nodes[0].config.interrupt_on.one"]),
+        (lead("interrupt_on", {"one": {}}), ["nodes[0].config.interrupt_on.one.allowed_decisions"]),
+        (
+            lead("interrupt_on", {"one": {"allowed_decisions": []}}),
+            ["nodes[0].config.interrupt_on.one.allowed_decisions"],
+        ),
+        (
+            lead("interrupt_on", {"one": {"allowed_decisions": ["approve", CANARY], "description": [CANARY]}}),
+            [
+                "nodes[0].config.interrupt_on.one.allowed_decisions[1]",
+                "nodes[0].config.interrupt_on.one.description",
+            ],
+        ),
         (lead("state_schema", {"notes": {"reducer": CANARY}}), ["nodes[0].config.state_schema.notes.reducer"]),
         (
             lead("state_schema", {"notes": {"type": "str", "reducer": "append"}}),

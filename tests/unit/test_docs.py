@@ -21,7 +21,7 @@ SOURCES = sorted((ROOT / "services/agent_executor").rglob("*.py"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 PARTS: tuple[type[BaseModel], ...] = (
     *(definition.Definition, definition.Node, definition.NodeConfig, definition.ToolDefinition, definition.ModelChoice),
-    *(definition.StateField, scripted.ScriptedChatModel, scripted.Reply),
+    *(definition.StateField, definition.Approval, scripted.ScriptedChatModel, scripted.Reply),
 )
 OF_OTHERS = {name for name in scripted.ScriptedChatModel.model_fields if name != "replies"}
 

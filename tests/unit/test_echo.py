@@ -87,6 +87,7 @@ def test_findings_of_the_name_of_a_graph(document: dict[str, Any]) -> None:
 def test_findings_of_an_event(document: dict[str, Any], whole: bool) -> None:
     try:
         submission = job.from_event(document) if whole else job.from_json(document["data"])
+        assert isinstance(submission, job.Submission)
         validation.read(submission.definition, "data.agent_definition")
     except InvalidInput as error:
         check([*error.findings])

@@ -13,7 +13,8 @@ from uuid import UUID, uuid4
 
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
-from langgraph.types import Command
+from langgraph.errors import GraphInterrupt
+from langgraph.types import Command, Interrupt
 from pydantic import BaseModel
 
 from agent_executor.events import RunEvents, error_object, message_object, to_json
@@ -130,6 +131,15 @@ def test_the_roots_state_is_an_event_and_a_subagents_is_none(heard: Heard) -> No
     heard.run.on_item((), "values", {"messages": [HumanMessage("x")], "files": {}})
     heard.run.on_item(("tools:1",), "values", {"messages": []})
     assert heard.events == [("on_state_update", {"messages": [{"role": "user", "content": "x"}], "files": {}})]
+
+
+async def test_what_is_asked_is_no_state_and_no_tools_end(heard: Heard) -> None:
+    heard.run.on_item((), "values", {"files": {}, "__interrupt__": (Interrupt(1),)})
+    heard.run.on_item((), "values", {"__interrupt__": (Interrupt(1),)})
+    run_id = uuid4()
+    await heard.run.on_tool_start({"name": "ask"}, "", run_id=run_id)
+    await heard.run.on_tool_error(GraphInterrupt((Interrupt(1),)), run_id=run_id)
+    assert [kind for kind, _ in heard.events] == ["on_tool_start"]
 
 
 def test_tokens(heard: Heard) -> None:

@@ -57,6 +57,12 @@ def source(name: str, result: str) -> str:
     return f"from langchain_core.tools import tool\n{head}@tool\ndef {name}() -> str:\n    'T.'\n    return {result}\n"
 
 
+async def test_the_built_in_tools_are_those_that_an_approval_may_name() -> None:
+    built = await graph.Builder(no_credentials).build(validation.parse(agent([{"text": "x"}])), no_tools)
+    node: Any = built.nodes["tools"].bound
+    assert set(node.tools_by_name) == validation.BUILT_IN_TOOLS
+
+
 async def test_the_root_delegates_and_the_specialist_uses_its_tool(run: Run) -> None:
     state, said = await run(adder())
     assert [message.type for message in state["messages"]] == ["human", "ai", "tool", "ai"]

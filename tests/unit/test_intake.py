@@ -13,11 +13,11 @@ import pytest
 from nats.errors import ConnectionClosedError
 
 from agent_executor import intake
-from agent_executor.errors import Conflict, Unavailable
+from agent_executor.errors import Conflict, Finding, InvalidInput, NotFound, Unavailable
 from agent_executor.intake import Intake
-from agent_executor.job import Status, Submission
+from agent_executor.job import Answer, Status, Submission
 from agent_executor.ledger import Receipt
-from tests.definitions import agent, event
+from tests.definitions import agent, answer, event
 
 CANARY = "canary-4711"
 LIMIT = 4096
@@ -93,6 +93,7 @@ class FakeLedger:
     def __init__(self, *failures: Exception) -> None:
         self.failures = [*failures]
         self.accepted: list[Submission] = []
+        self.answered: list[Answer] = []
         self.announced: list[tuple[str, dict[str, Any]]] = []
 
     async def accept(self, submission: Submission, traceparent: str | None) -> Receipt:
@@ -100,6 +101,13 @@ class FakeLedger:
             raise self.failures.pop(0)
         self.accepted.append(submission)
         return Receipt(submission.job_id, Status.QUEUED, is_new=True)
+
+    async def resume(self, answer: Answer, prefix: str) -> Receipt:
+        assert prefix == "data."
+        if self.failures:
+            raise self.failures.pop(0)
+        self.answered.append(answer)
+        return Receipt(answer.job_id, Status.QUEUED, is_new=True)
 
     async def announce_rejection(self, job_id: str, announced: dict[str, Any]) -> None:
         if self.failures:
@@ -194,6 +202,32 @@ async def test_a_conflict_is_buried_under_its_reason() -> None:
     assert [(subject, payload) for subject, payload, _ in broker.dead] == [("agent.dead.conflict", message.data)]
     assert message.done == ["term"]
     assert [job_id for job_id, _ in ledger.announced] == ["job-1"]  # the ledger announces it for no job that exists
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (Conflict("job job-1 is completed; it waits for no answer"), "conflict"),
+        (NotFound("no job job-1"), "not-found"),
+        (InvalidInput("invalid answer", [Finding("data.value", "must be something else")]), "invalid"),
+    ],
+)
+async def test_an_answer_that_cannot_be_used_is_buried_and_announces_no_failure(
+    failure: Exception, reason: str
+) -> None:
+    message = FakeMessage(answer("job-1", CANARY))
+    broker, ledger = await take(message, failure)
+    assert [(subject, payload) for subject, payload, _ in broker.dead] == [(f"agent.dead.{reason}", message.data)]
+    assert message.done == ["term"]
+    assert ledger.announced == []
+
+
+async def test_an_answer_is_acked_once_it_is_committed() -> None:
+    message = FakeMessage(answer("job-1", {"x": 1}, interrupt_id="i"))
+    broker, ledger = await take(message)
+    [found] = ledger.answered
+    assert found == Answer("job-1", {"x": 1}, "i", "tests answer-1")
+    assert (message.done, broker.dead, ledger.accepted) == (["ack"], [], [])
 
 
 async def test_a_message_that_is_too_large_is_buried_unread() -> None:

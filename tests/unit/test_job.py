@@ -10,8 +10,8 @@ import pytest
 
 from agent_executor import job
 from agent_executor.errors import InvalidInput
-from agent_executor.job import STRUCTURED, TERMINAL, TRANSITIONS, Status, Submission
-from tests.definitions import DATA, INPUT, agent, event
+from agent_executor.job import STRUCTURED, TERMINAL, TRANSITIONS, Answer, Status, Submission
+from tests.definitions import DATA, INPUT, agent, answer, event
 
 CANARY = "canary-4711"
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -44,8 +44,14 @@ def complaints(call: Callable[[], Any]) -> list[str]:
     return [finding.field for finding in raised.value.findings]
 
 
+def submitted(request: dict[str, Any]) -> Submission:
+    found = job.from_event(request)
+    assert isinstance(found, Submission)
+    return found
+
+
 def test_a_valid_event_is_a_submission() -> None:
-    assert job.from_event(changed(traceparent=TRACEPARENT, subject="s", time="2026-01-01T00:00:00Z")) == Submission(
+    assert submitted(changed(traceparent=TRACEPARENT, subject="s", time="2026-01-01T00:00:00Z")) == Submission(
         job_id="job-1",
         trace_id="trace-1",
         definition=agent([{"text": "hello"}]),
@@ -58,17 +64,46 @@ def test_a_valid_event_is_a_submission() -> None:
 
 @pytest.mark.parametrize("name", ["subject", "time", "traceparent", "datacontenttype", "comment"])
 def test_other_attributes_are_optional(name: str) -> None:
-    assert job.from_event(without(name)).job_id == "job-1"
+    assert submitted(without(name)).job_id == "job-1"
 
 
 def test_unknown_keys_are_ignored() -> None:
     request = {**with_data(priority=1), "myextension": {"a": 1}}
-    assert job.from_event(request) == job.from_event(REQUEST)
+    assert submitted(request) == submitted(REQUEST)
+
+
+@pytest.mark.parametrize("value", [None, 0, "x", [], {"a": 1}])
+def test_an_answer_is_an_event_too(value: Any) -> None:
+    event = answer("job-1", value, interrupt_id="i")
+    assert job.from_event(event) == Answer("job-1", value, "i", "tests answer-1")
+    assert job.from_event(answer(" job-1 ", value)) == Answer("job-1", value, None, "tests answer-1")
+    headers = {f"ce-{name}": word for name, word in event.items() if name != "data"}
+    assert job.from_http("application/json", headers, event["data"]) == job.from_event(event)
+    plain = {"value": value, "interrupt_id": "i", "request_id": "r", "more": 1}
+    assert job.answer_from_json("job-1", plain) == Answer("job-1", value, "i", "r")
+
+
+@pytest.mark.parametrize(
+    ("data", "fields"),
+    [
+        ({"value": CANARY}, ["data.job_id"]),
+        ({"job_id": "job-1"}, ["data.value"]),
+        ({"job_id": [CANARY], "value": 1, "interrupt_id": [CANARY]}, ["data.job_id", "data.interrupt_id"]),
+        ([CANARY], ["data"]),
+    ],
+)
+def test_an_answers_refusal_names_the_field(data: Any, fields: list[str]) -> None:
+    assert complaints(lambda: job.from_event({**answer("job-1", 1), "data": data})) == fields
+
+
+def test_an_unknown_type_is_told_the_known_ones() -> None:
+    with pytest.raises(InvalidInput, match=r"type: must be dev\.my-platform\.agent\.execute or .*\.agent\.resume"):
+        job.from_event(changed(type=CANARY))
 
 
 def test_strings_are_stripped() -> None:
     request = {**with_data(job_id=" job-2\n", trace_id="\tt "), "source": " s ", "id": " i "}
-    submission = job.from_event(request)
+    submission = submitted(request)
     assert (submission.job_id, submission.trace_id) == ("job-2", "t")
     assert (submission.source, submission.event_id) == ("s", "i")
 
@@ -170,7 +205,7 @@ def test_everything_wrong_is_named_at_once() -> None:
 
 
 def test_http_structured_mode() -> None:
-    assert job.from_http(STRUCTURED, {}, REQUEST) == job.from_event(REQUEST)
+    assert job.from_http(STRUCTURED, {}, REQUEST) == submitted(REQUEST)
 
 
 def binary(**attributes: str) -> dict[str, str]:
@@ -180,12 +215,13 @@ def binary(**attributes: str) -> dict[str, str]:
 
 def test_http_binary_mode() -> None:
     headers = binary(traceparent=TRACEPARENT)
-    assert job.from_http("application/json", headers, DATA) == job.from_event(changed(traceparent=TRACEPARENT))
+    assert job.from_http("application/json", headers, DATA) == submitted(changed(traceparent=TRACEPARENT))
 
 
 def test_http_binary_mode_decodes_header_values() -> None:
     """HTTP protocol binding 1.0.2, section 3.1.3.2: header values are percent-decoded."""
     submission = job.from_http("application/json", binary(source="/a%20b", id="Euro%20%E2%82%AC"), DATA)
+    assert isinstance(submission, Submission)
     assert (submission.source, submission.event_id) == ("/a b", "Euro €")
 
 
@@ -225,17 +261,17 @@ def test_plain_json_is_validated_like_an_event(body: Any, field: str) -> None:
 
 def test_two_requests_are_the_same_whatever_the_order_of_keys() -> None:
     turned = json.loads(json.dumps(with_data(), sort_keys=True))
-    assert job.from_event(turned).body_hash == job.from_event(REQUEST).body_hash
+    assert submitted(turned).body_hash == submitted(REQUEST).body_hash
 
 
 @pytest.mark.parametrize("name", ["agent_definition", "input_payload"])
 def test_two_requests_differ_by_definition_and_by_input(name: str) -> None:
-    assert job.from_event(with_data(**{name: {"other": 1}})).body_hash != job.from_event(REQUEST).body_hash
+    assert submitted(with_data(**{name: {"other": 1}})).body_hash != submitted(REQUEST).body_hash
 
 
 def test_two_requests_do_not_differ_by_ids() -> None:
     other = {**with_data(trace_id="other", job_id="other"), "source": "other", "id": "other"}
-    assert job.from_event(other).body_hash == job.from_event(REQUEST).body_hash
+    assert submitted(other).body_hash == submitted(REQUEST).body_hash
 
 
 @pytest.mark.parametrize("after", [Status.QUEUED, Status.RUNNING, Status.INTERRUPTED])

@@ -5,23 +5,38 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import _interrupt_id
 
 from agent_executor import checkpoints, database
 from agent_executor.errors import LeaseLost, Stopped, Unavailable
 from agent_executor.job import Status
 from agent_executor.ledger import Claim
 from agent_executor.limits import Limit, Limits
-from agent_executor.runner import Runner, output
+from agent_executor.runner import Answers, Runner, output
 from agent_executor.sandbox.pool import Sandbox
 from tests.definitions import INPUT, adder, agent, specialist, tool
 
 POOL = database.pool("host=nowhere.invalid", 2)
+ASKS_TWICE = """
+import pathlib
+from langchain_core.tools import tool
+from langgraph.types import interrupt
+
+@tool
+def ask() -> str:
+    "T."
+    first = interrupt(1)
+    if pathlib.Path({sign!r}).exists():
+        raise ValueError("no luck")
+    return f"{{first}} {{interrupt(2)}}"
+"""
 HEAD = "from langchain_core.tools import tool\n"
 
 
@@ -69,8 +84,8 @@ async def no_credentials(provider: str) -> Mapping[str, str]:
     return {}
 
 
-def claim(definition: dict[str, Any]) -> Claim:
-    return Claim("job-1", "trace-1", definition, INPUT, traceparent=None, attempt=1, fence=1)
+def claim(definition: dict[str, Any], answers: dict[str, Any] | None = None) -> Claim:
+    return Claim("job-1", "trace-1", definition, INPUT, traceparent=None, attempt=1, fence=1, answers=answers or {})
 
 
 Run = Callable[..., Coroutine[Any, Any, Any]]
@@ -89,10 +104,12 @@ def runner(sandbox: Sandbox) -> Callable[..., Runner]:
 def run(runner: Callable[..., Runner]) -> Run:
     """Run a definition to its outcome."""
 
-    async def run(definition: dict[str, Any], heard: Heard | None = None, **options: Any) -> Any:
+    async def run(
+        definition: dict[str, Any], heard: Heard | None = None, answers: dict[str, Any] | None = None, **options: Any
+    ) -> Any:
         channel: Any = heard or Heard()
         one = runner(**options)
-        return await one.run(claim(definition), channel, one.control())
+        return await one.run(claim(definition, answers), channel, one.control())
 
     return run
 
@@ -364,3 +381,94 @@ async def test_a_warning_is_given_once(run: Run) -> None:
     heard = Heard()
     await run(agent([{"tool_calls": [call, call]}, {"tool_calls": [call]}, {"text": "x"}], tools=[stray]), heard)
     assert [each["about"] for each in heard["warning"]] == ["nowhere"]
+
+
+def asking(sign: Path, *, by_specialist: bool) -> dict[str, Any]:
+    """An agent that asks twice, and fails between the two while `sign` is there."""
+    ask = tool("ask", ASKS_TWICE.format(sign=str(sign)))
+    replies: list[dict[str, Any]] = [{"tool_calls": [{"name": "ask"}]}, {"text": "{last}"}]
+    if not by_specialist:
+        return agent(replies, tools=[ask])
+    task = {"name": "task", "args": {"subagent_type": "Helper", "description": "x"}}
+    return agent(
+        [{"tool_calls": [task]}, {"text": "{last}"}], tools=[ask], specialists=[specialist("Helper", replies, ["ask"])]
+    )
+
+
+BY_WHOM = pytest.mark.parametrize("by_specialist", [False, True], ids=["root", "specialist"])
+
+
+@BY_WHOM
+async def test_a_job_that_asks_is_interrupted_and_goes_on_with_the_answers(
+    run: Run, tmp_path: Path, by_specialist: bool
+) -> None:
+    definition = asking(tmp_path / "sign", by_specialist=by_specialist)
+    heard = Heard()
+    outcome = await run(definition, heard)
+    assert outcome.status is Status.INTERRUPTED
+    [first] = outcome.interrupts
+    assert first["value"] == 1
+    assert heard["on_tool_end"] == []
+    assert all("__interrupt__" not in state for state in heard["on_state_update"])
+    again = Heard()
+    assert await run(definition, again) == outcome  # as after a crash: no node runs
+    assert again.events == []
+    [second] = (await run(definition, answers={first["id"]: None})).interrupts
+    assert second["value"] == 2
+    assert second["id"] != first["id"]
+    assert (await run(definition, answers={first["id"]: None})).interrupts == (second,)
+    done = await run(definition, answers={first["id"]: None, second["id"]: "b"})
+    assert (done.status, done.result) == (Status.COMPLETED, "None b")
+
+
+@BY_WHOM
+async def test_an_answer_is_given_once_though_its_call_failed_behind_it(
+    run: Run, tmp_path: Path, by_specialist: bool
+) -> None:
+    """Redriven, the call goes on behind its first question, and its second is not answered by the same words."""
+    sign = tmp_path / "sign"
+    sign.touch()
+    definition = asking(sign, by_specialist=by_specialist)
+    [first] = (await run(definition)).interrupts
+    answers = {first["id"]: "a"}
+    assert (await run(definition, answers=answers)).status is Status.FAILED
+    sign.unlink()
+    outcome = await run(definition, answers=answers)
+    assert outcome.status is Status.INTERRUPTED, outcome
+    [second] = outcome.interrupts
+    assert second["value"] == 2
+    assert (await run(definition, answers={**answers, second["id"]: "b"})).result == "a b"
+
+
+async def test_an_answer_is_given_once_though_only_a_specialist_saw_it_used(
+    run: Run, tmp_path: Path, memory: InMemorySaver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a kill between the write of a specialist's checkpoint and that of the root's."""
+    definition = asking(tmp_path / "sign", by_specialist=True)
+    [first] = (await run(definition)).interrupts
+    original = memory.aput_writes
+
+    async def without_the_roots(config: Any, *writes: Any) -> None:
+        if config["configurable"]["checkpoint_ns"]:
+            await original(config, *writes)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(memory, "aput_writes", without_the_roots)
+        assert (await run(definition, answers={first["id"]: "a"})).interrupts == (first,)  # what the root knows
+    outcome = await run(definition, answers={first["id"]: "a"})
+    assert [each["value"] for each in outcome.interrupts] == [2]
+    assert (await run(definition, answers={first["id"]: "a", outcome.interrupts[0]["id"]: "b"})).result == "a b"
+
+
+def test_an_answer_is_found_as_the_next_and_never_as_the_first() -> None:
+    """As langgraph looks: for the next id of each task, and where there is none for its first."""
+    first, third = _interrupt_id("ns", 0), _interrupt_id("ns", 2)
+    answers = Answers({first: "a", third: "c"})
+    for _ in range(2):
+        assert first in answers
+        assert _interrupt_id("other", 0) not in answers
+        assert _interrupt_id("other", 0) not in answers
+        assert _interrupt_id("ns", 1) not in answers
+        assert first not in answers
+        assert third in answers
+    assert (answers[first], len(answers), bool(Answers({}))) == ("a", 2, False)

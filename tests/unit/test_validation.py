@@ -27,6 +27,13 @@ NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_
 REPLIES = [{"text": "x"}]
 
 
+def interrupt_ons(tools: list[str]) -> st.SearchStrategy[Any]:
+    decisions = st.lists(st.sampled_from(["approve", "edit", "reject", "respond"]), min_size=1)
+    config = st.fixed_dictionaries({"allowed_decisions": decisions}, optional={"description": st.text(max_size=5)})
+    names = st.sampled_from(tools)
+    return st.none() | st.lists(names) | st.dictionaries(names, st.booleans() | config)
+
+
 @st.composite
 def definitions(draw: st.DrawFn) -> dict[str, Any]:
     """Definitions with names of all kinds, which are valid."""
@@ -44,6 +51,9 @@ def definitions(draw: st.DrawFn) -> dict[str, Any]:
         if (document["nodes"][0]["id"] == "Lead")
         else document["nodes"][0]["type"]
     )
+    for node in document["nodes"]:
+        if draw(st.booleans()):
+            node["config"]["interrupt_on"] = draw(interrupt_ons([*tools, "task", "ls"]))
     if draw(st.booleans()):
         document["edges"] = draw(ANYTHING)
     return document

@@ -18,6 +18,7 @@ from agent_executor.ledger import Claim
 from agent_executor.worker import Worker
 
 DONE = Outcome(Status.COMPLETED, result="5")
+ASKS = Outcome(Status.INTERRUPTED, interrupts=({"id": "i", "value": 1},))
 FAILED = Outcome(Status.FAILED, error={"message": "no luck", "type": "ValueError", "stack_trace": "secret lines"})
 BUSY = Outcome(Status.FAILED, error={"message": "busy", "type": "RateLimitError", "stack_trace": ""}, may_pass=True)
 
@@ -33,6 +34,8 @@ class FakeLedger:
         self.taken_over: list[bool] = []
         self.running: dict[str, Claim] = {}
         self.finished: dict[str, Outcome] = {}
+        self.interrupted: list[str] = []
+        self.becomes = Status.INTERRUPTED
         self.released: list[str] = []
         self.failures: dict[str, list[Exception]] = {}
         self.asked: list[int] = []
@@ -58,6 +61,11 @@ class FakeLedger:
     async def finish(self, claim: Claim, outcome: Outcome, traceparent: str | None, event_count: int) -> None:
         self._fail("finish")
         self.finished[claim.job_id] = outcome
+
+    async def interrupt(self, claim: Claim, asked: Any, traceparent: str | None, event_count: int) -> Status:
+        self._fail("interrupt")
+        self.interrupted.append(claim.job_id)
+        return self.becomes
 
     def _fail(self, what: str) -> None:
         if self.failures.get(what):
@@ -207,6 +215,25 @@ async def test_a_failed_job_is_announced_with_its_error_but_not_its_trace() -> N
             ("a", "error", {"message": "no luck", "type": "ValueError"}),
             ("a", "end", {"status": "failed"}),
         ]
+
+
+async def test_what_an_interrupted_job_asks_is_announced_once_the_database_has_it() -> None:
+    ledger = FakeLedger("a")
+    ledger.failures["interrupt"] = [Unavailable("away")]
+    async with house(ledger, FakeRunner(ASKS)) as it:
+        it.runner.open("a")
+        await until(lambda: it.publisher.events)
+        assert (ledger.interrupted, it.recorded, ledger.finished) == (["a"], 1, {})
+        assert it.publisher.events == [("a", "on_interrupt", {"id": "i", "value": 1})]
+
+
+async def test_nothing_is_announced_where_the_answer_was_faster() -> None:
+    ledger = FakeLedger("a")
+    ledger.becomes = Status.QUEUED
+    async with house(ledger, FakeRunner(ASKS)) as it:
+        it.runner.open("a")
+        await until(lambda: ledger.interrupted and not it.leases.held)
+        assert (it.publisher.events, it.recorded) == ([], 0)
 
 
 async def test_no_more_jobs_run_than_there_are_slots() -> None:
