@@ -44,7 +44,7 @@ async def test_a_running_job_is_cancelled(service: Service) -> None:
         "stack_trace": "",
     }
     [(announced, _)] = await messages(
-        service.environment["NATS_URL"], "AGENT_STATUS", "agent.status.failed", "cancelled"
+        service.environment["NATS_URL"], "AGENT_STATUS", "agent.status.failed", '"cancelled"'
     )
     assert announced["data"] == {"job_id": "cancelled", "error": cancelled["error"]}
     last = await asyncio.to_thread(events, service, "cancelled")
