@@ -49,6 +49,10 @@ class NotFound(AgentExecutorError):
     """No such job."""
 
 
+class InternalError(AgentExecutorError):
+    """A bug. What went wrong stands in the service's log."""
+
+
 class Unavailable(AgentExecutorError):
     """The service cannot do this now: starting, draining, or without its database. Trying again later is right."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import structlog
 from nats.aio.msg import Msg
@@ -20,7 +19,7 @@ from nats.js.errors import APIError
 from . import crash, job, metrics, strict_json, tracing, validation
 from .announcements import DEAD_SUBJECT, refusal
 from .broker import Broker
-from .errors import AgentExecutorError, Conflict, InvalidInput, PayloadTooLarge, Unavailable
+from .errors import AgentExecutorError, Conflict, InternalError, InvalidInput, PayloadTooLarge, Unavailable
 from .ledger import Ledger
 
 _FETCH_S = 0.5
@@ -31,7 +30,9 @@ _REASONS: Mapping[type[AgentExecutorError], str] = {
     InvalidInput: "invalid",
     PayloadTooLarge: "too-large",
     Conflict: "conflict",
+    InternalError: "internal",
 }
+_BUG = InternalError("an unexpected error; the service's log has it")
 
 log = structlog.get_logger()
 
@@ -95,6 +96,10 @@ class Intake:
             TimeoutError,
         ) as error:  # not acked: it comes again, and is found to be here already
             log.warning("ack_failed", error=type(error).__name__)
+        except Exception:  # it would come again for ever, and take the rest of its batch down each time
+            metrics.nats_failed.inc()
+            log.exception("message_crashed")
+            await self._bury(message, _BUG)
 
     async def _accept(self, message: Msg) -> None:
         if len(message.data) > self._max_body_bytes:
@@ -125,18 +130,24 @@ class Intake:
             log.warning("message_put_back", error=type(failure).__name__)
             await self._broker.repair()  # AGENT_DEAD may have been deleted
             await self._put_back(message)
+        except Exception:  # not terminated, since it may not be in AGENT_DEAD
+            log.exception("message_crashed")
+            await self._put_back(message)
 
     async def _announce(self, data: bytes, error: AgentExecutorError) -> None:
         if len(data) > self._max_body_bytes:
             return
+        described = {"message": str(error), "type": type(error).__name__, "stack_trace": ""}
         try:
-            event: Any = strict_json.loads(data)
+            refused = refusal(strict_json.loads(data), described)
+            if refused is not None:
+                await self._ledger.announce_rejection(*refused)
         except InvalidInput:
             return
-        described = {"message": str(error), "type": type(error).__name__, "stack_trace": ""}
-        refused = refusal(event, described)
-        if refused is not None:
-            await self._ledger.announce_rejection(*refused)
+        except Unavailable:
+            raise
+        except Exception:  # the message is kept, which counts for more
+            log.exception("message_crashed")
 
     async def _put_back(self, message: Msg) -> None:
         try:

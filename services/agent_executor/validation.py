@@ -103,14 +103,14 @@ def parse(document: Any, prefix: str = "agent_definition") -> Definition:
 def _errors(document: dict[str, Any]) -> Found:
     nodes, tools = dict(_objects(document, "nodes")), dict(_objects(document, "tool_definitions"))
     roots = sum(_is_root(node) for node in nodes.values())
-    if len(nodes) == len(document.get("nodes") or ()) > 0 and roots != 1:
+    if len(nodes) == len(_list(document.get("nodes"))) > 0 and roots != 1:
         yield "nodes", f"exactly one node must be of type {ROOT_TYPE}, found {roots}"
     yield from _repeated({f"{path}.name": tool.get("name") for path, tool in tools.items()})
     yield from _repeated({f"{path}.id": node.get("id") for path, node in nodes.items()})
     yield from _repeated({f"{path}.config.name": _config(node).get("name") for path, node in nodes.items()})
     for path, tool in tools.items():
         names = _object(tool.get("runtime")).get("dependencies")
-        for index, name in enumerate(names if isinstance(names, list) else []):
+        for index, name in enumerate(_list(names)):
             if isinstance(name, str) and not is_installed(name):
                 yield f"{path}.runtime.dependencies[{index}]", "is not installed here"
     known = {tool.get("name") for tool in tools.values() if isinstance(tool.get("name"), str)}
@@ -118,7 +118,7 @@ def _errors(document: dict[str, Any]) -> Found:
     for path, node in nodes.items():
         yield from _node_errors(f"{path}.config", _config(node))
         names = _config(node).get("tools")
-        for index, name in enumerate(names if is_known and isinstance(names, list) else []):
+        for index, name in enumerate(_list(names) if is_known else []):
             if isinstance(name, str) and name not in known:
                 yield f"{path}.config.tools[{index}]", "names a tool that tool_definitions does not define"
 
@@ -220,8 +220,7 @@ def _is_root(node: dict[str, Any]) -> bool:
 
 def _objects(document: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects in a list, by path; what is none has a finding of its own."""
-    values = document.get(key)
-    for index, value in enumerate(values if isinstance(values, list) else []):
+    for index, value in enumerate(_list(document.get(key))):
         if isinstance(value, dict):
             yield f"{key}[{index}]", value
 
@@ -232,6 +231,10 @@ def _config(node: dict[str, Any]) -> dict[str, Any]:
 
 def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _join(prefix: str, path: str) -> str:

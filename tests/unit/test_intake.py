@@ -196,6 +196,36 @@ async def test_a_conflict_is_buried_under_its_reason() -> None:
     assert [job_id for job_id, _ in ledger.announced] == ["job-1"]  # the ledger announces it for no job that exists
 
 
+async def test_a_bug_buries_its_message_and_holds_up_no_other() -> None:
+    bad, good = FakeMessage(GOOD), FakeMessage({**GOOD, "id": "2"})
+    broker, ledger = FakeBroker(bad, good), FakeLedger(RuntimeError("a bug"))
+    broker.ready.set()
+    part = made(broker, ledger)
+    running = asyncio.create_task(part.run())
+    async with asyncio.timeout(5):
+        await broker.idle.wait()
+        await part.drain()
+        await running
+    assert [(subject, payload) for subject, payload, _ in broker.dead] == [("agent.dead.internal", bad.data)]
+    assert (bad.done, good.done) == (["term"], ["ack"])
+    assert [each.event_id for each in ledger.accepted] == ["2"]
+    assert [event["data"]["error"]["type"] for _, event in ledger.announced] == ["InternalError"]
+
+
+async def test_a_bug_in_announcing_a_refusal_keeps_it_from_nothing_else() -> None:
+    message = FakeMessage({**GOOD, "type": "other"})
+    broker, _ = await take(message, RuntimeError("a bug"))
+    assert [subject for subject, _, _ in broker.dead] == ["agent.dead.invalid"]
+    assert message.done == ["term"]
+
+
+async def test_a_message_that_a_bug_keeps_from_being_buried_is_put_back() -> None:
+    message, broker = FakeMessage(b"{}"), FakeBroker()
+    broker.failures = [ValueError("a bug")]
+    await made(broker, FakeLedger())._take(message)  # type: ignore[arg-type]
+    assert message.done == ["nak"]
+
+
 async def test_a_message_that_is_too_large_is_buried_unread() -> None:
     message = FakeMessage({**GOOD, "padding": "x" * LIMIT})
     broker, ledger = await take(message)
