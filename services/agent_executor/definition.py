@@ -14,11 +14,18 @@ ROOT_TYPE = "orchestrator"
 MAX_NODES = 200
 MAX_TOOLS = 100
 MAX_SCRIPT_BYTES = 256 * 1024
+MAX_DEPENDENCIES = 100
+MAX_FIELDS = 100
 OWN_FIELDS = frozenset({"messages", "files", "todos"})
 """State fields that deepagents declares itself: a `state_schema` may name them, and changes nothing about them."""
 _RESERVED = frozenset({"thread_id", "idempotency_key"})
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+def _at_most(items: int, least: int = 0) -> Any:
+    """Bounds for readers of the schema; `validation` holds to them before it looks at a single item."""
+    return Field(json_schema_extra={"minItems": least, "maxItems": items})
 
 
 class _Part(BaseModel):
@@ -54,9 +61,11 @@ class NodeConfig(_Part):
     model: ModelChoice
     system_prompt: str = ""
     description: str = ""
-    tools: tuple[Name, ...] = ()
+    tools: Annotated[tuple[Name, ...], _at_most(MAX_TOOLS)] = ()
     interrupt_on: Any = ()
-    state_schema: dict[str, StateField] = Field(default_factory=dict)
+    state_schema: Annotated[dict[str, StateField], Field(json_schema_extra={"maxProperties": MAX_FIELDS})] = Field(
+        default_factory=dict
+    )
 
 
 class Node(_Part):
@@ -82,7 +91,7 @@ class Runtime(_Part):
     """Python source that makes the tool, and the distributions it imports."""
 
     script: Annotated[str, StringConstraints(min_length=1), AfterValidator(_of_bounded_size)]
-    dependencies: tuple[str, ...] = ()
+    dependencies: Annotated[tuple[str, ...], _at_most(MAX_DEPENDENCIES)] = ()
 
 
 class ToolDefinition(_Part):
@@ -108,8 +117,8 @@ class Limits(_Part):
 class Definition(_Part):
     """A whole agent: one root, its specialists and their tools."""
 
-    nodes: Annotated[tuple[Node, ...], Field(min_length=1, max_length=MAX_NODES)]
-    tool_definitions: Annotated[tuple[ToolDefinition, ...], Field(max_length=MAX_TOOLS)] = ()
+    nodes: Annotated[tuple[Node, ...], _at_most(MAX_NODES, least=1)]
+    tool_definitions: Annotated[tuple[ToolDefinition, ...], _at_most(MAX_TOOLS)] = ()
     edges: Annotated[Any, Field(description="only inform", repr=False)] = ()
     name: str = ""
     version: Any = ""

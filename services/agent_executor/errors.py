@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+_TOLD = 10
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -30,11 +32,12 @@ class AgentExecutorError(Exception):
 
 
 class InvalidInput(AgentExecutorError):
-    """The request or event can never be accepted as it is."""
+    """The request or event can never be accepted as it is. The message has the first findings, `findings` all."""
 
     def __init__(self, what: str, findings: Iterable[Finding]) -> None:
         found = tuple(findings)
-        super().__init__(f"{what}: " + "; ".join(str(finding) for finding in found), found)
+        told = [str(finding) for finding in found[:_TOLD]] + ["and more"] * (len(found) > _TOLD)
+        super().__init__(f"{what}: " + "; ".join(told), found)
 
 
 class PayloadTooLarge(AgentExecutorError):

@@ -21,6 +21,7 @@ from .announcements import DEAD_SUBJECT, refusal
 from .broker import Broker
 from .errors import AgentExecutorError, Conflict, InternalError, InvalidInput, PayloadTooLarge, Unavailable
 from .ledger import Ledger
+from .threads import by_size
 
 _FETCH_S = 0.5
 _BATCH = 32
@@ -104,13 +105,15 @@ class Intake:
     async def _accept(self, message: Msg) -> None:
         if len(message.data) > self._max_body_bytes:
             raise PayloadTooLarge(f"the message is larger than {self._max_body_bytes} bytes")
-        submission = job.from_event(strict_json.loads(message.data, "event"))
-        validation.read(submission.definition, "data.agent_definition", self._graphs)
+        submission = await by_size(len(message.data), self._read, message.data)
         with tracing.span("accept job", submission.traceparent, job_id=submission.job_id) as traceparent:
             receipt = await self._ledger.accept(submission, traceparent)
         log.info(
             "job_accepted", job_id=receipt.job_id, trace_id=submission.trace_id, new=receipt.is_new, via=message.subject
         )
+
+    def _read(self, data: bytes) -> job.Submission:
+        return job.from_event(strict_json.loads(data, "event"), validation.look(self._graphs))
 
     async def _bury(self, message: Msg, error: AgentExecutorError) -> None:
         """Keep what can never be a job where an operator finds it, and tell whoever waits for the job it names."""
@@ -139,7 +142,7 @@ class Intake:
             return
         described = {"message": str(error), "type": type(error).__name__, "stack_trace": ""}
         try:
-            refused = refusal(strict_json.loads(data), described)
+            refused = refusal(await by_size(len(data), strict_json.loads, data), described)
             if refused is not None:
                 await self._ledger.announce_rejection(*refused)
         except InvalidInput:

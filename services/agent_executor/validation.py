@@ -10,15 +10,20 @@ import functools
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from importlib import metadata
-from typing import Any
+from itertools import chain, islice
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from .definition import (
+    MAX_DEPENDENCIES,
+    MAX_FIELDS,
+    MAX_NODES,
+    MAX_TOOLS,
     OWN_FIELDS,
     ROOT_TYPE,
     Definition,
@@ -33,12 +38,16 @@ from .definition import (
 from .errors import Finding, InvalidInput
 from .job import findings_of
 
+MAX_FINDINGS = 100
+MAX_EDGES = 1000
 PROVIDERS = frozenset({"anthropic", "ollama", "openai", "scripted"})
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _TAKEN = frozenset({"model", "tools", "jump_to", "structured_response", "remaining_steps", "is_last_step"})
+_EDGE_ENDS = (("source", "from"), ("target", "to"))
 _EDGE_KEYS = frozenset({"source", "target", "from", "to", "type"})
 
 Found = Iterator[tuple[str, str]]
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -53,32 +62,48 @@ class Report:
 def check(document: Any, prefix: str = "agent_definition", graphs: Collection[str] = ()) -> Report:
     """Look at a definition; every finding names its field below `prefix`, and repeats no value.
 
-    `graphs` are the names of the graphs from code that there are.
+    `graphs` are the names of the graphs from code that there are. Of many findings the first are listed, and how many
+    more there are. Where something has too many parts, that is all that is said.
     """
     if isinstance(document, dict) and "graph" in document:
         return _check_reference(document, prefix, graphs)
-    parsed, errors = None, []
-    try:
-        parsed = Definition.model_validate(document)
-    except ValidationError as error:
-        errors = findings_of(error, prefix)
-    whole = document if isinstance(document, dict) else {}
-    errors += [Finding(_join(prefix, path), message) for path, message in _errors(whole)]
-    warnings = [Finding(_join(prefix, path), message) for path, message in _warnings(whole)]
-    return Report(None if errors else parsed, errors, warnings)
+    whole = _object(document)
+    if oversized := _listed(prefix, _oversized(whole)):
+        return Report(None, oversized, [])
+    parsed, wrong = _parsed(Definition, document)
+    errors = _listed(prefix, chain(wrong, _errors(whole)))
+    return Report(None if errors else parsed, errors, _listed(prefix, _warnings(whole)))
 
 
 def _check_reference(document: dict[str, Any], prefix: str, graphs: Collection[str]) -> Report:
-    parsed, errors = None, []
-    try:
-        parsed = GraphReference.model_validate(document)
-    except ValidationError as error:
-        errors = findings_of(error, prefix)
+    parsed, wrong = _parsed(GraphReference, document)
     if parsed is not None and parsed.graph not in graphs:
         known = ", ".join(sorted(graphs)) or "none"
-        errors = [Finding(_join(prefix, "graph"), f"names no graph of this deployment; known are {known}")]
-    odd = [Finding(_join(prefix, path), message) for path, message in _unknown_keys("", document, GraphReference)]
-    return Report(None if errors else parsed, errors, odd)
+        wrong = [("graph", f"names no graph of this deployment; known are {known}")]
+    errors = _listed(prefix, wrong)
+    warnings = _listed(prefix, _unknown_keys("", document, GraphReference))
+    return Report(None if errors else parsed, errors, warnings)
+
+
+def _parsed(model: type[M], document: Any) -> tuple[M | None, list[tuple[str, str]]]:
+    """The document as `model`, or what is wrong with it."""
+    try:
+        return model.model_validate(document), []
+    except ValidationError as error:
+        return None, [(finding.field, finding.message) for finding in findings_of(error)]
+
+
+def _listed(prefix: str, found: Iterable[tuple[str, str]]) -> list[Finding]:
+    rest = iter(found)
+    findings = [Finding(_join(prefix, path), message) for path, message in islice(rest, MAX_FINDINGS)]
+    if more := sum(1 for _ in rest):
+        findings.append(Finding(prefix, f"and {more} more"))
+    return findings
+
+
+def look(graphs: Collection[str] = ()) -> Callable[[Any, str], list[Finding]]:
+    """The errors that `check` finds, for those who have the definition inside of something."""
+    return lambda document, prefix: check(document, prefix, graphs).errors
 
 
 def read(document: Any, prefix: str = "agent_definition", graphs: Collection[str] = ()) -> Definition | GraphReference:
@@ -100,11 +125,26 @@ def parse(document: Any, prefix: str = "agent_definition") -> Definition:
     return found
 
 
+def _oversized(document: dict[str, Any]) -> Found:
+    """Lists that are too long, found before anything looks at their items."""
+    yield from _more_than(MAX_NODES, "nodes", document.get("nodes"))
+    yield from _more_than(MAX_TOOLS, "tool_definitions", document.get("tool_definitions"))
+    for path, tool in islice(_objects(document, "tool_definitions"), MAX_TOOLS):
+        dependencies = _object(tool.get("runtime")).get("dependencies")
+        yield from _more_than(MAX_DEPENDENCIES, f"{path}.runtime.dependencies", dependencies)
+    for path, node in islice(_objects(document, "nodes"), MAX_NODES):
+        yield from _more_than(MAX_TOOLS, f"{path}.config.tools", _config(node).get("tools"))
+        yield from _more_than(MAX_FIELDS, f"{path}.config.state_schema", _config(node).get("state_schema"))
+
+
+def _more_than(most: int, path: str, value: Any) -> Found:
+    if isinstance(value, list | dict) and len(value) > most:
+        yield path, f"must have at most {most} {'items' if isinstance(value, list) else 'keys'}, has {len(value)}"
+
+
 def _errors(document: dict[str, Any]) -> Found:
     nodes, tools = dict(_objects(document, "nodes")), dict(_objects(document, "tool_definitions"))
-    roots = sum(_is_root(node) for node in nodes.values())
-    if len(nodes) == len(_list(document.get("nodes"))) > 0 and roots != 1:
-        yield "nodes", f"exactly one node must be of type {ROOT_TYPE}, found {roots}"
+    yield from _roots(document.get("nodes"))
     yield from _repeated({f"{path}.name": tool.get("name") for path, tool in tools.items()})
     yield from _repeated({f"{path}.id": node.get("id") for path, node in nodes.items()})
     yield from _repeated({f"{path}.config.name": _config(node).get("name") for path, node in nodes.items()})
@@ -121,6 +161,15 @@ def _errors(document: dict[str, Any]) -> Found:
         for index, name in enumerate(_list(names) if is_known else []):
             if isinstance(name, str) and name not in known:
                 yield f"{path}.config.tools[{index}]", "names a tool that tool_definitions does not define"
+
+
+def _roots(nodes: Any) -> Found:
+    if not isinstance(nodes, list):
+        return
+    kinds = [_object(node).get("type") for node in nodes]
+    roots = sum(isinstance(kind, str) and kind.strip().lower() == ROOT_TYPE for kind in kinds)
+    if roots > 1 or (roots == 0 and all(isinstance(kind, str) for kind in kinds)):  # or it may be one of the others
+        yield "nodes", f"exactly one node must be of type {ROOT_TYPE}, found {roots}"
 
 
 def is_installed(dependency: str) -> bool:
@@ -180,13 +229,20 @@ def _edge_warnings(document: dict[str, Any]) -> Found:
     edges = document.get("edges")
     if edges is not None and not isinstance(edges, list):
         yield "edges", "is not a list, and is ignored"
+    if len(_list(edges)) > MAX_EDGES:
+        yield "edges", f"has {len(_list(edges))} items, of which the first {MAX_EDGES} are looked at"
     ids = {node.get("id") for _, node in _objects(document, "nodes") if isinstance(node.get("id"), str)}
     graph: dict[str, set[str]] = {}
-    for path, edge in _objects(document, "edges"):
+    for index, edge in enumerate(_list(edges)[:MAX_EDGES]):
+        path = f"edges[{index}]"
+        if not isinstance(edge, dict):
+            yield path, "is not an object, and is ignored"
+            continue
         for key in sorted(edge.keys() - _EDGE_KEYS):
             yield f"{path}.{key:.64}", "is not a key of an edge, and is ignored"
-        ends = [edge.get("source", edge.get("from")), edge.get("target", edge.get("to"))]
-        for end, name in zip(ends, ("source", "target"), strict=True):
+        names = [next((name for name in pair if name in edge), pair[0]) for pair in _EDGE_ENDS]
+        ends = [edge.get(name) for name in names]
+        for end, name in zip(ends, names, strict=True):
             if not isinstance(end, str) or end not in ids:
                 yield f"{path}.{name}", "names no node"
         if all(isinstance(end, str) for end in ends):
@@ -211,11 +267,6 @@ def _repeated(names: dict[str, Any]) -> Found:
             seen[name] += 1
             if seen[name] > 1:
                 yield path, "is used twice"
-
-
-def _is_root(node: dict[str, Any]) -> bool:
-    kind = node.get("type")
-    return isinstance(kind, str) and kind.strip().lower() == ROOT_TYPE
 
 
 def _objects(document: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from nats.errors import ConnectionClosedError
 
-from agent_executor import intake
+from agent_executor import intake, threads, validation
 from agent_executor.errors import Conflict, Unavailable
 from agent_executor.intake import Intake
 from agent_executor.job import Status, Submission
@@ -194,6 +195,20 @@ async def test_a_conflict_is_buried_under_its_reason() -> None:
     assert [(subject, payload) for subject, payload, _ in broker.dead] == [("agent.dead.conflict", message.data)]
     assert message.done == ["term"]
     assert [job_id for job_id, _ in ledger.announced] == ["job-1"]  # the ledger announces it for no job that exists
+
+
+async def test_a_large_message_is_read_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+
+    def check(*given: Any) -> validation.Report:
+        names.append(threading.current_thread().name)
+        return validation.Report(None, [], [])
+
+    monkeypatch.setattr(validation, "check", check)
+    await take(FakeMessage(GOOD))
+    monkeypatch.setattr(threads, "_SMALL_BYTES", 100)
+    await take(FakeMessage(GOOD))
+    assert names[0] == "MainThread" != names[1]
 
 
 async def test_a_bug_buries_its_message_and_holds_up_no_other() -> None:
