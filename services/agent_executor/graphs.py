@@ -15,7 +15,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,7 +46,8 @@ class Graphs:
         """The compiled graph that is asked for, for one run.
 
         A factory is called with the job's config if it takes an argument; it may be async, and may be a context
-        manager, which is left when the run ends.
+        manager, which is left when the run ends. How the run ended stands, whatever the manager makes of it: that it
+        swallows exceptions makes a run that failed, or was stopped, no success.
         """
         name, config = asked.graph, asked.config.for_langgraph()
         made = self._found[name]
@@ -54,14 +55,26 @@ class Graphs:
             made = made(config) if _takes_config(made) else made()
             if inspect.isawaitable(made):
                 made = await made
-        if hasattr(made, "__aenter__"):
-            async with made as entered:
-                yield _compiled(name, entered)
-        elif hasattr(made, "__enter__"):
-            with made as entered:
-                yield _compiled(name, entered)
-        else:
-            yield _compiled(name, made)
+        ended: BaseException | None = None
+        try:
+            async with AsyncExitStack() as stack:
+                compiled = _compiled(name, await _entered(made, stack))
+                try:
+                    yield compiled
+                except BaseException as error:
+                    ended = error
+                    raise
+        except BaseException:
+            if ended is None:
+                raise
+        if ended is not None:
+            raise ended
+
+
+async def _entered(made: Any, stack: AsyncExitStack) -> Any:
+    if hasattr(made, "__aenter__"):
+        return await stack.enter_async_context(made)
+    return stack.enter_context(made) if hasattr(made, "__enter__") else made
 
 
 def load(file: str | None) -> Graphs:

@@ -88,14 +88,15 @@ class Runner:
             run = _Run(claim, channel, control, Meter(self._limits.lowered(asked.limits, asked.config.recursion_limit)))
             async with run.meter.deadline(), self._graphs.open(asked) as compiled:
                 return await self._execute(compiled, asked.config.for_langgraph(), run)
-        run = _Run(claim, channel, control, Meter(self._limits.lowered(asked.limits)))
-        output_limit = run.meter.limits.tool_output_bytes
-        async with (
-            run.meter.deadline(),
-            self._sandbox.box(asked.tool_definitions, output_limit) as box,  # whatever ends the run ends its tools too
-        ):
-            compiled = await self._builder.build(asked, box.tools)
-            return await self._execute(compiled, {}, run)
+        else:
+            run = _Run(claim, channel, control, Meter(self._limits.lowered(asked.limits)))
+            output_limit = run.meter.limits.tool_output_bytes
+            async with (
+                run.meter.deadline(),
+                self._sandbox.box(asked.tool_definitions, output_limit) as box,  # what ends the run ends its tools too
+            ):
+                compiled = await self._builder.build(asked, box.tools)
+                return await self._execute(compiled, {}, run)
 
     async def _execute(self, compiled: Any, asked: Mapping[str, Any], run: _Run) -> Any:
         job_id, meter = run.claim.job_id, run.meter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,26 @@ def around():
 async def around_async(config):
     yield builder(config["configurable"]["word"])
     said.append("left")
+@contextlib.contextmanager
+def swallows():
+    with contextlib.suppress(BaseException):
+        yield builder("x")
+@contextlib.asynccontextmanager
+async def swallows_async():
+    with contextlib.suppress(BaseException):
+        yield builder("x")
+@contextlib.contextmanager
+def fails():
+    try:
+        yield builder("x")
+    finally:
+        raise RuntimeError("while leaving")
+@contextlib.asynccontextmanager
+async def fails_async():
+    try:
+        yield builder("x")
+    finally:
+        raise RuntimeError("while leaving")
 def no_graph(): return 5
 number = 5
 """
@@ -83,6 +104,25 @@ async def test_every_shape_that_langgraphs_server_takes(tmp_path: Path, attribut
     assert found.names == {"mine"}
     assert await seen(found, ask("mine", word="mine")) == word
     assert await seen(found, ask("mine", word="mine")) == word
+
+
+@pytest.mark.parametrize("attribute", ["swallows", "swallows_async", "fails", "fails_async"])
+@pytest.mark.parametrize("error", [ValueError("a node failed"), asyncio.CancelledError()], ids=repr)
+async def test_how_a_run_ended_stands_whatever_a_context_manager_makes_of_it(
+    tmp_path: Path, attribute: str, error: BaseException
+) -> None:
+    found = graphs.load(write(tmp_path, {"mine": f"./code_of_graphs.py:{attribute}"}))
+    with pytest.raises(type(error)) as raised:
+        async with found.open(ask("mine")):
+            raise error
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("attribute", ["fails", "fails_async"])
+async def test_a_context_manager_that_fails_alone_fails_its_job(tmp_path: Path, attribute: str) -> None:
+    found = graphs.load(write(tmp_path, {"mine": f"./code_of_graphs.py:{attribute}"}))
+    with pytest.raises(RuntimeError, match="while leaving"):
+        await seen(found, ask("mine"))
 
 
 async def test_an_entry_may_be_an_object_and_name_a_module(tmp_path: Path) -> None:
