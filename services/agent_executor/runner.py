@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from langchain_core.messages import BaseMessage
 from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.runtime import RunControl
 
@@ -145,4 +146,7 @@ def _tell_undeclared(given: Mapping[str, Any], graph: Any, channel: Channel) -> 
 def output(state: Any) -> Any:
     """A finished graph's output: the last message's content, or the whole state where it holds no messages."""
     messages = state.get("messages") if isinstance(state, dict) else None
-    return to_json(content(messages[-1]) if messages else state)
+    last = messages[-1] if isinstance(messages, list | tuple) and messages else None
+    if isinstance(last, BaseMessage):
+        return to_json(content(last))
+    return to_json(last["content"] if isinstance(last, dict) and "content" in last else state)
