@@ -30,7 +30,7 @@ from .threads import DaemonThreads
 if TYPE_CHECKING:
     from .service import Service
 
-_RETRY_S = 1.0
+_USAGE, _SOFTWARE = 64, 70  # of sysexits.h
 
 log = structlog.get_logger()
 
@@ -42,7 +42,7 @@ def main() -> FastAPI:
     except SettingsError as error:
         logs.configure("info")
         log.error("cannot_start", reason=str(error))
-        raise SystemExit(64) from None
+        raise SystemExit(_USAGE) from None
     logs.configure(settings.log_level)
     return create(settings)
 
@@ -78,15 +78,18 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _open(app: FastAPI, settings: Settings, opened: AsyncExitStack) -> None:
-    module = await asyncio.to_thread(_heavy_imports)
-    tracing.configure(settings.otel_exporter_otlp_endpoint)
     try:
+        module = await asyncio.to_thread(_heavy_imports)
+        tracing.configure(settings.otel_exporter_otlp_endpoint)
         graphs = await asyncio.to_thread(module.load_graphs, settings.langgraph_config)
+        service: Service = module.Service(settings, graphs)
+        app.state.service = await opened.enter_async_context(service)
     except GraphNotLoaded as error:  # nothing is open yet that would have to be closed
         log.error("cannot_start", reason=str(error))
-        os._exit(64)
-    service: Service = module.Service(settings, graphs)
-    app.state.service = await opened.enter_async_context(service)
+        os._exit(_USAGE)
+    except Exception as error:  # a process that can never serve must not look like one that starts
+        log.exception("cannot_start", reason=f"{type(error).__name__}: {error}")
+        os._exit(_SOFTWARE)
 
 
 def _heavy_imports() -> Any:

@@ -11,22 +11,38 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import json
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 from langgraph.graph.state import StateGraph
 from langgraph.pregel import Pregel
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from .definition import GraphReference
 from .errors import GraphNotLoaded
+from .job import findings_of
 
 Graph = Pregel[Any, Any, Any, Any]
+
+
+def _without_nul(place: str) -> str:
+    if "\0" in place:
+        raise ValueError("must hold no NUL")
+    return place
+
+
+class _File(BaseModel):
+    """What is read of a langgraph.json; the entries are looked at one by one, to be named."""
+
+    model_config = ConfigDict(strict=True)
+
+    graphs: dict[str, Any]
+    dependencies: list[Annotated[str, AfterValidator(_without_nul)]] = Field(default_factory=list)
 
 
 class Graphs:
@@ -85,17 +101,20 @@ def load(file: str | None) -> Graphs:
     """
     if file is None:
         return Graphs()
-    path = Path(file).resolve()
+    path = Path(file)
     try:
-        document = json.loads(path.read_text())
-        entries = dict(document["graphs"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise GraphNotLoaded(f"{path} is no langgraph.json with graphs: {type(error).__name__}") from error
-    for place in (".", *document.get("dependencies", ())):
+        path = path.resolve()
+        document = _File.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        wrong = "; ".join(str(finding) for finding in findings_of(error))
+        raise GraphNotLoaded(f"{path} is no langgraph.json with graphs: {wrong}") from None
+    except (OSError, RuntimeError) as error:
+        raise GraphNotLoaded(f"{path} cannot be read: {type(error).__name__}") from error
+    for place in (".", *document.dependencies):
         directory = str((path.parent / place).resolve())
         if Path(directory).is_dir() and directory not in sys.path:
-            sys.path.insert(0, directory)
-    return Graphs({name: _attribute(path, name, entry) for name, entry in entries.items()})
+            sys.path.append(directory)  # last, so that a file of a common name hides no package from the service
+    return Graphs({name: _attribute(path, name, entry) for name, entry in document.graphs.items()})
 
 
 def _attribute(file: Path, name: str, entry: Any) -> Any:
@@ -103,7 +122,7 @@ def _attribute(file: Path, name: str, entry: Any) -> Any:
     source, _, attribute = str(where).rpartition(":")
     try:
         found = getattr(_module(file, source), attribute)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise GraphNotLoaded(f"graph {name!r} of {file} cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(found, Pregel | StateGraph) and not callable(found):
         raise GraphNotLoaded(f"graph {name!r} of {file} is neither a graph nor a function that makes one")
@@ -122,7 +141,11 @@ def _module(file: Path, source: str) -> ModuleType:
     if spec.name not in sys.modules:
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # before it runs, as dataclasses and type hints need it
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[spec.name]
+            raise
     return sys.modules[spec.name]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -151,12 +152,39 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path, entry: Any, complaint: s
         graphs.load(write(tmp_path, {"mine": entry}))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"graphs": 5}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"graphs": 5}', '{"graphs": [["a", "b"]]}', '{"graphs":' + "[" * 100_000]
+)
 def test_a_file_without_graphs_is_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / "langgraph.json"
     file.write_text(text)
     with pytest.raises(GraphNotLoaded, match=r"langgraph\.json"):
         graphs.load(str(file))
+
+
+@pytest.mark.parametrize("dependencies", [None, 5, [5], ".", ["a\0b"], {}], ids=repr)
+def test_dependencies_that_are_no_list_of_places_are_named(tmp_path: Path, dependencies: Any) -> None:
+    file = tmp_path / "langgraph.json"
+    file.write_text(json.dumps({"dependencies": dependencies, "graphs": {}}))
+    with pytest.raises(GraphNotLoaded, match="dependencies"):
+        graphs.load(str(file))
+
+
+@pytest.mark.parametrize("line", ["raise SystemExit(3)", "import sys; sys.exit()", "1/0", "def ("])
+def test_a_module_that_fails_is_named_and_ends_nothing(tmp_path: Path, line: str) -> None:
+    (tmp_path / "failing.py").write_text(line)
+    for _ in range(2):
+        with pytest.raises(GraphNotLoaded, match="graph 'mine'"):
+            graphs.load(write(tmp_path, {"mine": "./failing.py:compiled"}))
+
+
+def test_a_file_beside_the_graphs_hides_no_package(tmp_path: Path) -> None:
+    (tmp_path / "langchain_openai.py").write_text("raise RuntimeError('not this one')")
+    graphs.load(write(tmp_path, {"mine": "./code_of_graphs.py:compiled"}))
+    found = importlib.util.find_spec("langchain_openai")
+    assert found is not None
+    assert found.origin is not None
+    assert not Path(found.origin).is_relative_to(tmp_path)
 
 
 async def test_a_factory_that_makes_no_graph_fails_its_job(tmp_path: Path) -> None:
