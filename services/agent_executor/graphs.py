@@ -1,12 +1,13 @@
 """Graphs that a deployment ships as code, by name: the `graphs` of a langgraph.json, the file of LangGraph's own tools.
 
 Owns loading and opening them. They are trusted: they run in this process, with its rights. What a job says of one is
-`definition.GraphReference`; here its name is looked up. Shapes of entries and of what they name follow LangGraph's
-server (docs.langchain.com, "Application structure" and "Rebuild graph at runtime").
+`definition.GraphReference`; `runner` makes a name and a config of that. Shapes of entries and of what they name follow
+LangGraph's server (docs.langchain.com, "Application structure" and "Rebuild graph at runtime").
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import importlib.util
@@ -23,7 +24,6 @@ from langgraph.graph.state import StateGraph
 from langgraph.pregel import Pregel
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from .definition import GraphReference
 from .errors import GraphNotLoaded
 from .job import findings_of
 
@@ -58,17 +58,16 @@ class Graphs:
         return frozenset(self._found)
 
     @asynccontextmanager
-    async def open(self, asked: GraphReference) -> AsyncIterator[Graph]:
-        """The compiled graph that is asked for, for one run.
+    async def open(self, name: str, config: Mapping[str, Any]) -> AsyncIterator[Graph]:
+        """The compiled graph of that name, for one run.
 
-        A factory is called with the job's config if it takes an argument; it may be async, and may be a context
-        manager, which is left when the run ends. How the run ended stands, whatever the manager makes of it: that it
-        swallows exceptions makes a run that failed, or was stopped, no success.
+        A factory is called with a copy of the run's config if it takes an argument; it may be async, and may be a
+        context manager, which is left when the run ends. How the run ended stands, whatever the manager makes of it:
+        that it swallows exceptions makes a run that failed, or was stopped, no success.
         """
-        name, config = asked.graph, asked.config.for_langgraph()
         made = self._found[name]
         if not isinstance(made, Pregel | StateGraph):
-            made = made(config) if _takes_config(made) else made()
+            made = made(copy.deepcopy(config)) if _takes_config(made) else made()
             if inspect.isawaitable(made):
                 made = await made
         ended: BaseException | None = None

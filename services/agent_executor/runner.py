@@ -87,8 +87,9 @@ class Runner:
         asked = validation.read(claim.definition, graphs=self._graphs.names)
         if isinstance(asked, GraphReference):
             run = _Run(claim, channel, control, Meter(self._limits.lowered(asked.limits, asked.config.recursion_limit)))
-            async with run.meter.deadline(), self._graphs.open(asked) as compiled:
-                return await self._execute(compiled, asked.config.for_langgraph(), run)
+            config = _config(run, asked.config.for_langgraph())
+            async with run.meter.deadline(), self._graphs.open(asked.graph, config) as compiled:
+                return await self._execute(compiled, config, run)
         else:
             run = _Run(claim, channel, control, Meter(self._limits.lowered(asked.limits)))
             output_limit = run.meter.limits.tool_output_bytes
@@ -97,19 +98,14 @@ class Runner:
                 self._sandbox.box(asked.tool_definitions, output_limit) as box,  # what ends the run ends its tools too
             ):
                 compiled = await self._builder.build(asked, box.tools)
-                return await self._execute(compiled, {}, run)
+                return await self._execute(compiled, _config(run, {}), run)
 
-    async def _execute(self, compiled: Any, asked: Mapping[str, Any], run: _Run) -> Any:
+    async def _execute(self, compiled: Any, config: Any, run: _Run) -> Any:
         job_id, meter = run.claim.job_id, run.meter
         bound = copy.copy(compiled)  # not its own `copy`, which forgets the classes that its state may hold
         saver = bound.checkpointer = checkpoints.Saver(self._pool, job_id, run.claim.fence, meter.at_checkpoint)
         events = RunEvents(run.channel.emit, meter.at_state)
-        config: Any = {
-            **asked,
-            "configurable": {**asked.get("configurable", {}), "thread_id": job_id},
-            "recursion_limit": int(meter.limits.steps.value),
-            "callbacks": [meter, events],
-        }
+        config = {**config, "callbacks": [meter, events]}
         started = (await bound.aget_state(config)).created_at is not None
         if started:
             meter.restore(await saver.usage())
@@ -133,6 +129,12 @@ class Runner:
         else:
             described["stack_trace"] = ""
         return {key: redact(to_json(value)) for key, value in described.items()}
+
+
+def _config(run: _Run, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The RunnableConfig of a run, with what a job asks for; but for the callbacks, which are no factory's concern."""
+    configurable = {**asked.get("configurable", {}), "thread_id": run.claim.job_id}
+    return {**asked, "configurable": configurable, "recursion_limit": int(run.meter.limits.steps.value)}
 
 
 def _tell_undeclared(given: Mapping[str, Any], graph: Any, channel: Channel) -> None:

@@ -24,7 +24,7 @@ CORE = {
     "definition": set[str](),
     "validation": {"errors", "job", "definition"},
     "sandbox": {"errors", "retries", "definition"},
-    "graphs": {"errors", "job", "definition"},
+    "graphs": {"errors", "job"},
     "scripted": set[str](),
     "models": {"errors", "job", "definition", "scripted"},
     "state": {"definition"},

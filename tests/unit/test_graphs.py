@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from agent_executor import graphs, validation
-from agent_executor.definition import GraphReference
 from agent_executor.errors import GraphNotLoaded, InvalidInput
 from agent_executor.graphs import Graphs
 
@@ -78,12 +77,8 @@ def write(place: Path, entries: Any, code: str = CODE) -> str:
     return str(file)
 
 
-def ask(name: str, **configurable: Any) -> GraphReference:
-    return GraphReference.model_validate({"graph": name, "config": {"configurable": configurable}})
-
-
-async def seen(found: Graphs, asked: GraphReference) -> str:
-    async with found.open(asked) as opened:
+async def seen(found: Graphs, name: str = "mine", **configurable: Any) -> str:
+    async with found.open(name, {"configurable": configurable}) as opened:
         state: dict[str, str] = await opened.ainvoke({})
         return state["seen"]
 
@@ -103,8 +98,8 @@ async def seen(found: Graphs, asked: GraphReference) -> str:
 async def test_every_shape_that_langgraphs_server_takes(tmp_path: Path, attribute: str, word: str) -> None:
     found = graphs.load(write(tmp_path, {"mine": f"./code_of_graphs.py:{attribute}"}))
     assert found.names == {"mine"}
-    assert await seen(found, ask("mine", word="mine")) == word
-    assert await seen(found, ask("mine", word="mine")) == word
+    assert await seen(found, word="mine") == word
+    assert await seen(found, word="mine") == word
 
 
 @pytest.mark.parametrize("attribute", ["swallows", "swallows_async", "fails", "fails_async"])
@@ -114,7 +109,7 @@ async def test_how_a_run_ended_stands_whatever_a_context_manager_makes_of_it(
 ) -> None:
     found = graphs.load(write(tmp_path, {"mine": f"./code_of_graphs.py:{attribute}"}))
     with pytest.raises(type(error)) as raised:
-        async with found.open(ask("mine")):
+        async with found.open("mine", {}):
             raise error
     assert raised.value is error
 
@@ -123,13 +118,13 @@ async def test_how_a_run_ended_stands_whatever_a_context_manager_makes_of_it(
 async def test_a_context_manager_that_fails_alone_fails_its_job(tmp_path: Path, attribute: str) -> None:
     found = graphs.load(write(tmp_path, {"mine": f"./code_of_graphs.py:{attribute}"}))
     with pytest.raises(RuntimeError, match="while leaving"):
-        await seen(found, ask("mine"))
+        await seen(found)
 
 
 async def test_an_entry_may_be_an_object_and_name_a_module(tmp_path: Path) -> None:
     (tmp_path / "module_of_graphs.py").write_text(CODE)
     found = graphs.load(write(tmp_path, {"mine": {"path": "module_of_graphs:factory", "description": "x"}}))
-    assert await seen(found, ask("mine")) == "factory"
+    assert await seen(found) == "factory"
 
 
 def test_no_file_has_no_graphs() -> None:
@@ -190,12 +185,12 @@ def test_a_file_beside_the_graphs_hides_no_package(tmp_path: Path) -> None:
 async def test_a_factory_that_makes_no_graph_fails_its_job(tmp_path: Path) -> None:
     found = graphs.load(write(tmp_path, {"mine": "./code_of_graphs.py:no_graph"}))
     with pytest.raises(GraphNotLoaded, match="int"):
-        await seen(found, ask("mine"))
+        await seen(found)
 
 
 async def test_the_example() -> None:
     found = graphs.load(str(EXAMPLE))
-    async with found.open(ask("three-nodes")) as opened:
+    async with found.open("three-nodes", {}) as opened:
         state = await opened.ainvoke(INPUT)
     assert state["messages"][-1].content == "5 words"
 

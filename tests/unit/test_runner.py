@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 from uuid import UUID
 
 import pytest
 from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
 
 from agent_executor import checkpoints, database
 from agent_executor.errors import LeaseLost, Stopped, Unavailable
+from agent_executor.graphs import Graphs
 from agent_executor.job import Status
 from agent_executor.ledger import Claim
 from agent_executor.limits import Limit, Limits
@@ -175,6 +179,33 @@ async def test_a_definition_that_cannot_be_built_fails_without_a_trace(
 ) -> None:
     outcome = await run(definition)
     assert (outcome.status, outcome.error["type"], outcome.error["stack_trace"]) == (Status.FAILED, kind, "")
+
+
+async def test_a_factory_is_given_the_config_of_its_run(run: Run) -> None:
+    given: list[Any] = []
+
+    def only(state: dict[str, Any], config: RunnableConfig) -> dict[str, Any]:
+        given.append(config)
+        return {"seen": "x"}
+
+    def factory(config: RunnableConfig) -> Any:
+        given.append(copy.deepcopy(config))
+        config["configurable"]["thread_id"] = "another"
+        made = StateGraph(dict)
+        made.add_node("only", only)
+        made.add_edge(START, "only")
+        return made
+
+    asked = {"graph": "mine", "config": {"configurable": {"unit": "words"}, "tags": ["t"], "recursion_limit": 7}}
+    outcome = await run(asked, graphs=Graphs({"mine": factory}))
+    assert outcome.status is Status.COMPLETED, outcome
+    assert given[0] == {
+        "configurable": {"unit": "words", "thread_id": "job-1"},
+        "tags": ["t"],
+        "recursion_limit": 7,
+    }
+    assert given[1]["configurable"]["thread_id"] == "job-1"
+    assert given[1]["recursion_limit"] == 7
 
 
 async def test_a_message_that_cannot_be_stored_is_repaired(run: Run) -> None:
