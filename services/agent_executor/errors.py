@@ -60,6 +60,10 @@ class Unavailable(AgentExecutorError):
     """The service cannot do this now: starting, draining, or without its database. Trying again later is right."""
 
 
+class NotDeployed(AgentExecutorError):
+    """This process lacks what the job was accepted with: a graph, a package, a provider. Another one may have it."""
+
+
 class LeaseLost(AgentExecutorError):
     """The claim no longer holds: another worker has the job, or it has ended. Nothing may be written under it."""
 

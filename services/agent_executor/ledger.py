@@ -39,7 +39,7 @@ SQL = sql.load("ledger.sql")
 
 @dataclass(frozen=True)
 class Claim:
-    """A job this worker may run, for as long as `fence` is the row's."""
+    """A job this worker may run, for as long as `fence` is the row's. `age_s`: since its first claim."""
 
     job_id: str
     trace_id: str
@@ -50,6 +50,7 @@ class Claim:
     fence: int
     source: str | None = None
     event_id: str | None = None
+    age_s: float = 0
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ set status = 'running', attempt = attempt + case when excused then 0 else 1 end,
     started_at = coalesce(started_at, now()), updated_at = now()
 from found
 where jobs.job_id = found.job_id
-returning jobs.job_id, trace_id, source, event_id, definition, input, traceparent, attempt, fence;
+returning jobs.job_id, trace_id, source, event_id, definition, input, traceparent, attempt, fence,
+    extract(epoch from now() - started_at)::float8 as age_s;
 
 -- name: release
 -- Give a running job back: whoever claims it next goes on from its last checkpoint, at once unless there is

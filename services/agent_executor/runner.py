@@ -18,8 +18,8 @@ from langgraph.runtime import RunControl
 
 from . import checkpoints, graph, validation
 from .database import Pool
-from .definition import GraphReference
-from .errors import AgentExecutorError, LeaseLost, Stopped, Unavailable
+from .definition import Definition, GraphReference
+from .errors import AgentExecutorError, InvalidInput, LeaseLost, NotDeployed, Stopped, Unavailable
 from .events import RunEvents, content, error_object, to_json
 from .graphs import Graphs
 from .job import Outcome, Status
@@ -73,10 +73,11 @@ class Runner:
             Unavailable: a server this service needs is away; the job can go on later from its last checkpoint.
             Stopped: `control` asked for it; the same holds.
             LeaseLost: another worker has the job, or it has ended.
+            NotDeployed: this process cannot run what another one accepted.
         """
         try:
             return Outcome(Status.COMPLETED, result=await self._run(claim, channel, control))
-        except (Unavailable, LeaseLost, Stopped):
+        except (Unavailable, LeaseLost, Stopped, NotDeployed):
             raise
         except GraphDrained:
             raise Stopped(f"job {claim.job_id} stopped at a checkpoint") from None
@@ -84,7 +85,7 @@ class Runner:
             return Outcome(Status.FAILED, error=self._describe(error), may_pass=may_pass(error))
 
     async def _run(self, claim: Claim, channel: Channel, control: RunControl) -> Any:
-        asked = validation.read(claim.definition, graphs=self._graphs.names)
+        asked = self._read(claim.definition)
         if isinstance(asked, GraphReference):
             run = _Run(claim, channel, control, Meter(self._limits.lowered(asked.limits, asked.config.recursion_limit)))
             config = _config(run, asked.config.for_langgraph())
@@ -99,6 +100,13 @@ class Runner:
             ):
                 compiled = await self._builder.build(asked, box.tools)
                 return await self._execute(compiled, _config(run, {}), run)
+
+    def _read(self, document: Any) -> Definition | GraphReference:
+        """The definition, which was valid where it was accepted."""
+        try:
+            return validation.read(document, graphs=self._graphs.names)
+        except InvalidInput as error:
+            raise NotDeployed(f"not with what is deployed here: {error}") from None
 
     async def _execute(self, compiled: Any, config: Any, run: _Run) -> Any:
         job_id, meter = run.claim.job_id, run.meter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, TypedDict
 from uuid import UUID
 
 import pytest
@@ -15,7 +15,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 
 from agent_executor import checkpoints, database
-from agent_executor.errors import LeaseLost, Stopped, Unavailable
+from agent_executor.errors import LeaseLost, NotDeployed, Stopped, Unavailable
 from agent_executor.graphs import Graphs
 from agent_executor.job import Status
 from agent_executor.ledger import Claim
@@ -26,6 +26,14 @@ from tests.definitions import INPUT, adder, agent, tool
 
 POOL = database.pool("host=nowhere.invalid", 2)
 HEAD = "from langchain_core.tools import tool\n"
+
+
+NEEDS_A_PACKAGE = agent([{"text": "x"}], tools=[tool("one", "1")])
+NEEDS_A_PACKAGE["tool_definitions"][0]["runtime"]["dependencies"] = ["no-such-distribution"]
+
+
+class Seen(TypedDict):
+    seen: str
 
 
 class Heard:
@@ -169,7 +177,6 @@ async def test_error_detail_message_leaves_the_trace_out(run: Run) -> None:
 @pytest.mark.parametrize(
     ("definition", "kind"),
     [
-        ({"nodes": []}, "InvalidInput"),
         (agent([{"text": "x"}], tools=[tool("one", "1/0")]), "ToolScriptError"),
         (agent([]), "InvalidInput"),
     ],
@@ -181,17 +188,23 @@ async def test_a_definition_that_cannot_be_built_fails_without_a_trace(
     assert (outcome.status, outcome.error["type"], outcome.error["stack_trace"]) == (Status.FAILED, kind, "")
 
 
+@pytest.mark.parametrize("definition", [{"graph": "newer"}, NEEDS_A_PACKAGE, {"nodes": []}])
+async def test_what_this_process_cannot_run_is_no_outcome(run: Run, definition: dict[str, Any]) -> None:
+    with pytest.raises(NotDeployed, match="not with what is deployed here: invalid agent definition: "):
+        await run(definition)
+
+
 async def test_a_factory_is_given_the_config_of_its_run(run: Run) -> None:
     given: list[Any] = []
 
-    def only(state: dict[str, Any], config: RunnableConfig) -> dict[str, Any]:
+    def only(state: Seen, config: RunnableConfig) -> Seen:
         given.append(config)
         return {"seen": "x"}
 
     def factory(config: RunnableConfig) -> Any:
         given.append(copy.deepcopy(config))
         config["configurable"]["thread_id"] = "another"
-        made = StateGraph(dict)
+        made = StateGraph(Seen)
         made.add_node("only", only)
         made.add_edge(START, "only")
         return made
