@@ -28,6 +28,7 @@ from .errors import GraphNotLoaded
 from .job import findings_of
 
 Graph = Pregel[Any, Any, Any, Any]
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def _without_nul(place: str) -> str:
@@ -49,8 +50,13 @@ class Graphs:
     """The graphs of one file, all imported."""
 
     def __init__(self, found: Mapping[str, Any] | None = None) -> None:
-        """`found`: compiled graphs, builders or factories, by name."""
+        """`found`: compiled graphs, builders or factories, by name.
+
+        Raises:
+            GraphNotLoaded: naming a factory that cannot be called.
+        """
         self._found = dict(found or {})
+        self._arguments = {name: _arguments(name, made) for name, made in self._found.items()}
 
     @property
     def names(self) -> frozenset[str]:
@@ -61,13 +67,14 @@ class Graphs:
     async def open(self, name: str, config: Mapping[str, Any]) -> AsyncIterator[Graph]:
         """The compiled graph of that name, for one run.
 
-        A factory is called with a copy of the run's config if it takes an argument; it may be async, and may be a
+        A factory is called with a copy of the run's config, a runtime, both or neither; it may be async, and may be a
         context manager, which is left when the run ends. How the run ended stands, whatever the manager makes of it:
         that it swallows exceptions makes a run that failed, or was stopped, no success.
         """
         made = self._found[name]
         if not isinstance(made, Pregel | StateGraph):
-            made = made(copy.deepcopy(config)) if _takes_config(made) else made()
+            given = {"config": lambda: copy.deepcopy(config), "runtime": _runtime}
+            made = made(**{parameter: given[what]() for parameter, what in self._arguments[name].items()})
             if inspect.isawaitable(made):
                 made = await made
         ended: BaseException | None = None
@@ -148,8 +155,46 @@ def _module(file: Path, source: str) -> ModuleType:
     return sys.modules[spec.name]
 
 
-def _takes_config(factory: Any) -> bool:
-    return bool(inspect.signature(factory).parameters)
+def _arguments(name: str, factory: Any) -> dict[str, str]:
+    """The parameters that a factory is called with: name -> `config` or `runtime`.
+
+    By annotation (RunnableConfig, ServerRuntime), by name, and an only one of neither is the config.
+    """
+    if isinstance(factory, Pregel | StateGraph):
+        return {}
+    try:
+        try:
+            signature = inspect.signature(factory, eval_str=True)
+        except Exception:  # noqa: BLE001 - an annotation may be any text, as of what is imported for type checkers
+            signature = inspect.signature(factory)
+    except (TypeError, ValueError) as error:
+        raise GraphNotLoaded(f"graph {name!r}: its factory cannot be called: {error}") from None
+    named = {each.name: each for each in signature.parameters.values() if each.kind not in _VARIADIC}
+    found = {each.name: given for each in named.values() if (given := _given(each))}
+    missing = [each.name for each in named.values() if each.default is each.empty and each.name not in found]
+    if len(named) == len(missing) == 1:
+        found[missing.pop()] = "config"
+    if missing or any(named[each].kind is inspect.Parameter.POSITIONAL_ONLY for each in found):
+        complaint = f"its factory takes {', '.join(named)}, and can be given a RunnableConfig and a ServerRuntime only"
+        raise GraphNotLoaded(f"graph {name!r}: {complaint}, by keyword")
+    return found
+
+
+def _given(parameter: inspect.Parameter) -> str | None:
+    annotation = repr(parameter.annotation)
+    if "ServerRuntime" in annotation:
+        return "runtime"
+    if "RunnableConfig" in annotation:
+        return "config"
+    return parameter.name if parameter.name in ("config", "runtime") else None
+
+
+def _runtime() -> Any:
+    """What LangGraph's server tells a factory of the run, as far as this service has it: no user, store or context."""
+    from langgraph_sdk.runtime import _ExecutionRuntime
+
+    nothing: Any = None
+    return _ExecutionRuntime(access_context="threads.create_run", user=None, store=nothing, context=None)
 
 
 def _compiled(name: str, made: Any) -> Graph:

@@ -19,7 +19,9 @@ INPUT: Any = {"messages": [{"role": "user", "content": "how many words are these
 CODE = """
 import contextlib
 from typing import TypedDict
+from langchain_core.runnables import RunnableConfig
 from langgraph.graph import START, StateGraph
+from langgraph_sdk.runtime import ServerRuntime
 
 class State(TypedDict, total=False):
     seen: str
@@ -37,6 +39,20 @@ plain = builder("builder")
 def factory(): return builder("factory")
 def with_config(config): return builder(config["configurable"]["word"]).compile()
 async def later(): return builder("later")
+def of_any_name(what): return with_config(what)
+@contextlib.asynccontextmanager
+async def with_runtime(what: ServerRuntime[int]): yield builder(what.access_context)
+def with_hidden_type(what: "Optional[ServerRuntime]" = None, more: "Hidden" = 5): return builder(what.access_context)
+def runtime_by_name(runtime): return builder(str(runtime.execution_runtime is runtime))
+def with_both(run: ServerRuntime, asked: RunnableConfig):
+    return builder(asked["configurable"]["word"] + " " + str(run.user is None))
+def by_keyword(*, config=None, **more): return with_config(config)
+def with_default(word="default", *rest, **more): return builder(word)
+class Maker:
+    def __call__(self): return builder("called")
+maker = Maker()
+def takes_too_much(config, other): return with_config(config)
+def by_position(config, /): return with_config(config)
 @contextlib.contextmanager
 def around():
     yield builder("around")
@@ -93,6 +109,14 @@ async def seen(found: Graphs, name: str = "mine", **configurable: Any) -> str:
         ("later", "later"),
         ("around", "around"),
         ("around_async", "mine"),
+        ("of_any_name", "mine"),
+        ("with_runtime", "threads.create_run"),
+        ("with_hidden_type", "threads.create_run"),
+        ("runtime_by_name", "True"),
+        ("with_both", "mine True"),
+        ("by_keyword", "mine"),
+        ("with_default", "default"),
+        ("maker", "called"),
     ],
 )
 async def test_every_shape_that_langgraphs_server_takes(tmp_path: Path, attribute: str, word: str) -> None:
@@ -138,6 +162,8 @@ def test_no_file_has_no_graphs() -> None:
         ("./code_of_graphs.py:nothing", "AttributeError"),
         ("no_such_module_anywhere:graph", "ModuleNotFoundError"),
         ("./code_of_graphs.py:number", "neither a graph nor a function"),
+        ("./code_of_graphs.py:takes_too_much", "graph 'mine': its factory takes config, other, and"),
+        ("./code_of_graphs.py:by_position", "graph 'mine': its factory takes config, and"),
         ("nonsense", "graph 'mine'"),
         (5, "graph 'mine'"),
     ],
