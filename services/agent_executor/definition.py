@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    model_validator,
+)
 
 ROOT_TYPE = "orchestrator"
 MAX_NODES = 200
@@ -39,6 +48,13 @@ class ModelChoice(_Part):
 
     provider: Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1, max_length=64)]
     model: Annotated[Name, Field(validation_alias=AliasChoices("model", "model_name"))]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_one_name(cls, value: Any) -> Any:
+        if isinstance(value, dict) and {"model", "model_name"} <= value.keys():  # whether they differ is validation's
+            return {key: item for key, item in value.items() if key != "model_name"}
+        return value
 
     @property
     def options(self) -> dict[str, Any]:

@@ -37,12 +37,14 @@ from .definition import (
 )
 from .errors import Finding, InvalidInput
 from .job import findings_of
+from .model_options import wrong_options
 
 MAX_FINDINGS = 100
 MAX_EDGES = 1000
 PROVIDERS = frozenset({"anthropic", "ollama", "openai", "scripted"})
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _TAKEN = frozenset({"model", "tools", "jump_to", "structured_response", "remaining_steps", "is_last_step"})
+_MODEL_KEYS = frozenset({"provider", "model", "model_name"})
 _EDGE_ENDS = (("source", "from"), ("target", "to"))
 _EDGE_KEYS = frozenset({"source", "target", "from", "to", "type"})
 
@@ -76,6 +78,10 @@ def check(document: Any, prefix: str = "agent_definition", graphs: Collection[st
 
 
 def _check_reference(document: dict[str, Any], prefix: str, graphs: Collection[str]) -> Report:
+    config = _object(document.get("config"))
+    parts = (("config", config), ("config.tags", config.get("tags")))
+    if errors := _listed(prefix, chain.from_iterable(_more_than(MAX_FIELDS, *part) for part in parts)):
+        return Report(None, errors, [])
     parsed, wrong = _parsed(GraphReference, document)
     if parsed is not None and parsed.graph not in graphs:
         known = ", ".join(sorted(graphs)) or "none"
@@ -189,9 +195,7 @@ def _normalised(name: str) -> str:
 
 
 def _node_errors(path: str, config: dict[str, Any]) -> Found:
-    provider = _object(config.get("model")).get("provider")
-    if isinstance(provider, str) and provider.strip() and provider.strip().lower() not in PROVIDERS:
-        yield f"{path}.model.provider", f"is not known here; known are {', '.join(sorted(PROVIDERS))}"
+    yield from _model_errors(f"{path}.model", _object(config.get("model")))
     if config.get("interrupt_on"):
         yield f"{path}.interrupt_on", "approvals are not supported by this version"
     for name, field in _object(config.get("state_schema")).items():
@@ -202,6 +206,18 @@ def _node_errors(path: str, config: dict[str, Any]) -> Found:
             yield where, "is a name that LangGraph's agents use themselves"
         if _object(field).get("reducer") is not None and _object(field).get("type", "any") not in ("list", "any"):
             yield f"{where}.reducer", "needs a field of type list"
+
+
+def _model_errors(path: str, model: dict[str, Any]) -> Found:
+    provider = model.get("provider")
+    provider = provider.strip().lower() if isinstance(provider, str) else ""
+    if provider in PROVIDERS:
+        options = {name: value for name, value in model.items() if name not in _MODEL_KEYS}
+        yield from ((f"{path}.{place}", message) for place, message in wrong_options(provider, options))
+    elif provider:
+        yield f"{path}.provider", f"is not known here; known are {', '.join(sorted(PROVIDERS))}"
+    if "model" in model and model.get("model_name", model["model"]) != model["model"]:
+        yield f"{path}.model_name", "is another name than model, of which it is a synonym"
 
 
 def _warnings(document: dict[str, Any]) -> Found:

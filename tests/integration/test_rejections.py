@@ -66,6 +66,13 @@ def test_a_definition_that_names_an_unknown_tool(service: Service) -> None:
     assert "agent_definition.nodes[0].config.tools[0]" in refused(service.submit(definition, "no-tool"))
 
 
+def test_a_definition_whose_model_cannot_be_made(service: Service) -> None:
+    definition = agent([])
+    definition["nodes"][0]["config"]["model"]["base_url"] = "http://elsewhere.example"
+    place = "agent_definition.nodes[0].config.model"
+    assert refused(service.submit(definition, "no-model")).keys() == {f"{place}.base_url", f"{place}.replies"}
+
+
 @pytest.mark.parametrize(
     "body",
     [

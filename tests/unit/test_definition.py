@@ -92,20 +92,20 @@ def test_edges_only_inform(edges: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["orchestrator", "ORCHESTRATOR", " Orchestrator "])
 def test_the_root_is_the_orchestrator_however_it_is_written(kind: str) -> None:
-    document = agent([{"text": "x"}], specialists=[specialist("Helper", [])])
+    document = agent([{"text": "x"}], specialists=[specialist("Helper", [{"text": "x"}])])
     document["nodes"][0]["type"] = kind
     assert validation.parse(document).root.id == "Lead"
 
 
 @pytest.mark.parametrize("kind", ["Specialist", "agent", "whatever"])
 def test_every_other_type_is_a_specialist(kind: str) -> None:
-    document = agent([{"text": "x"}], specialists=[specialist("Helper", [])])
+    document = agent([{"text": "x"}], specialists=[specialist("Helper", [{"text": "x"}])])
     document["nodes"][1]["type"] = kind
     assert [node.id for node in validation.parse(document).specialists] == ["Helper"]
 
 
 def test_names_are_used_as_they_are() -> None:
-    document = agent([{"text": "x"}], specialists=[specialist(" My Helper ", [])])
+    document = agent([{"text": "x"}], specialists=[specialist(" My Helper ", [{"text": "x"}])])
     assert validation.parse(document).specialists[0].config.name == " My Helper "
 
 
@@ -114,6 +114,13 @@ def test_model_name_is_a_synonym_and_further_keys_are_options() -> None:
     document["nodes"][0]["config"]["model"] = {"provider": " OpenAI ", "model_name": "m", "temperature": 0}
     choice = validation.parse(document).root.config.model
     assert (choice.provider, choice.model, choice.options) == ("openai", "m", {"temperature": 0})
+
+
+def test_the_same_name_under_both_keys_is_one() -> None:
+    document = json.loads(GREETER)
+    document["nodes"][0]["config"]["model"]["model_name"] = "gpt-4.1-mini"
+    choice = validation.parse(document).root.config.model
+    assert (choice.model, choice.options) == ("gpt-4.1-mini", {})
 
 
 def test_unknown_keys_are_ignored() -> None:
@@ -132,7 +139,9 @@ def test_an_unchanged_copy_is_what_the_refusals_below_start_from() -> None:
 
 
 DOCUMENT = agent(
-    [{"text": "x"}], tools=[tool("one", "1"), tool("two", "2")], specialists=[specialist("Helper", [], ["one"])]
+    [{"text": "x"}],
+    tools=[tool("one", "1"), tool("two", "2")],
+    specialists=[specialist("Helper", [{"text": "x"}], ["one"])],
 )
 
 
@@ -174,6 +183,31 @@ DOCUMENT = agent(
         (
             lead("model", {"provider": CANARY}),
             ["nodes[0].config.model.model", "nodes[0].config.model.provider"],
+        ),
+        (
+            lead("model", {"provider": "openai", "model": "a", "model_name": CANARY}),
+            ["nodes[0].config.model.model_name"],
+        ),
+        (
+            lead(
+                "model",
+                {"provider": "OpenAI", "model": "a", "temperature": 0, "temprature": CANARY, "base_url": CANARY},
+            ),
+            ["nodes[0].config.model.temprature", "nodes[0].config.model.base_url"],
+        ),
+        (lead("model", {"provider": "scripted", "model": "a"}), ["nodes[0].config.model.replies"]),
+        (lead("model", {"provider": "scripted", "model": "a", "replies": []}), ["nodes[0].config.model.replies"]),
+        (
+            lead("model", {"provider": "scripted", "model": "a", "replies": [{}, {"text": [CANARY]}], "name": CANARY}),
+            ["nodes[0].config.model.name", "nodes[0].config.model.replies[1].text"],
+        ),
+        (
+            lead("model", {"provider": "scripted", "model": "a", "replies": [{"txt": CANARY, "txu": 1}]}),
+            ["nodes[0].config.model.replies[0]"],
+        ),
+        (
+            lead("model", {"provider": "scripted", "model": "a", "replies": [{"tool_calls": [{"args": {}}] * 9}] * 9}),
+            ["nodes[0].config.model.replies[0].tool_calls[0].name"],
         ),
         (lead("tools", CANARY), ["nodes[0].config.tools"]),
         (lead("tools", ["one", CANARY]), ["nodes[0].config.tools[1]"]),
@@ -266,7 +300,7 @@ def test_a_definition_is_an_object(document: Any) -> None:
 
 
 def test_everything_wrong_is_named_at_once() -> None:
-    document = agent([{"text": "x"}], specialists=[specialist("Lead", [], ["nowhere"])])
+    document = agent([{"text": "x"}], specialists=[specialist("Lead", [{"text": "x"}], ["nowhere"])])
     assert complaints(document) == [
         "agent_definition.nodes[1].id",
         "agent_definition.nodes[1].config.name",

@@ -237,7 +237,13 @@ def test_what_the_service_sets_cannot_be_given(key: str) -> None:
 
 @pytest.mark.parametrize(
     ("config", "field"),
-    [({"recursion_limit": 0}, "config.recursion_limit"), ({"callbacks": []}, "config.callbacks"), ([], "config")],
+    [
+        ({"tags": [5] * 101}, "config.tags"),
+        ({str(number): 1 for number in range(101)}, "config"),
+        ({"recursion_limit": 0}, "config.recursion_limit"),
+        ({"callbacks": []}, "config.callbacks"),
+        ([], "config"),
+    ],
 )
 def test_a_config_is_checked(config: Any, field: str) -> None:
     report = validation.check({"graph": "a", "config": config}, "", {"a"})

@@ -28,6 +28,8 @@ POOL = database.pool("host=nowhere.invalid", 2)
 HEAD = "from langchain_core.tools import tool\n"
 
 
+WITHOUT_A_KEY = agent([{"text": "x"}])
+WITHOUT_A_KEY["nodes"][0]["config"]["model"] = {"provider": "openai", "model": "m"}
 NEEDS_A_PACKAGE = agent([{"text": "x"}], tools=[tool("one", "1")])
 NEEDS_A_PACKAGE["tool_definitions"][0]["runtime"]["dependencies"] = ["no-such-distribution"]
 
@@ -178,7 +180,7 @@ async def test_error_detail_message_leaves_the_trace_out(run: Run) -> None:
     ("definition", "kind"),
     [
         (agent([{"text": "x"}], tools=[tool("one", "1/0")]), "ToolScriptError"),
-        (agent([]), "InvalidInput"),
+        (WITHOUT_A_KEY, "ModelUnavailable"),
     ],
 )
 async def test_a_definition_that_cannot_be_built_fails_without_a_trace(
