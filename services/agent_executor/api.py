@@ -258,7 +258,7 @@ async def validate_definition(request: Request) -> Validation:
     graphs = service.graphs.names if service else ()
 
     def look(document: Any) -> validation.Report:
-        if isinstance(document, dict) and "graph" in document:
+        if validation.names_graph(document):
             _service(request)  # which graphs there are shows when it has loaded them
         return validation.check(document, "", graphs)
 

@@ -25,6 +25,8 @@ MAX_TOOLS = 100
 MAX_SCRIPT_BYTES = 256 * 1024
 MAX_DEPENDENCIES = 100
 MAX_FIELDS = 100
+BUILT_IN_TOOLS = frozenset({"ls", "read_file", "write_file", "edit_file", "delete", "glob", "grep", "execute", "task"})
+"""Tools that deepagents gives to agents."""
 OWN_FIELDS = frozenset({"messages", "files", "todos"})
 """State fields that deepagents declares itself: a `state_schema` may name them, and changes nothing about them."""
 _RESERVED = frozenset({"thread_id", "idempotency_key"})
@@ -41,12 +43,19 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
 
+def _with_either_name(schema: dict[str, Any]) -> None:
+    """pydantic's schema has the first of a field's aliases only."""
+    schema["properties"]["model_name"] = {**schema["properties"]["model"], "title": "Model Name"}
+    schema["required"] = ["provider"]
+    schema["anyOf"] = [{"required": ["model"]}, {"required": ["model_name"]}]
+
+
 class ModelChoice(_Part):
     """`provider` and `model`; further keys are the provider's own (`replies` of `scripted`, `temperature`, ...)."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=(), json_schema_extra=_with_either_name)
 
-    provider: Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1, max_length=64)]
+    provider: Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
     model: Annotated[Name, Field(validation_alias=AliasChoices("model", "model_name"))]
 
     @model_validator(mode="before")
@@ -164,7 +173,7 @@ class GraphConfig(_Part):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     configurable: Annotated[dict[str, Any], AfterValidator(_free_keys)] = Field(default_factory=dict)
-    recursion_limit: Annotated[int, Field(ge=1)] | None = None
+    recursion_limit: Annotated[int, Field(ge=1, strict=True)] | None = None
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] = Field(default_factory=dict)
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from .definition import (
+    BUILT_IN_TOOLS,
     MAX_DEPENDENCIES,
     MAX_FIELDS,
     MAX_NODES,
@@ -67,7 +68,7 @@ def check(document: Any, prefix: str = "agent_definition", graphs: Collection[st
     `graphs` are the names of the graphs from code that there are. Of many findings the first are listed, and how many
     more there are. Where something has too many parts, that is all that is said.
     """
-    if isinstance(document, dict) and "graph" in document:
+    if names_graph(document):
         return _check_reference(document, prefix, graphs)
     whole = _object(document)
     if oversized := _listed(prefix, _oversized(whole)):
@@ -75,6 +76,15 @@ def check(document: Any, prefix: str = "agent_definition", graphs: Collection[st
     parsed, wrong = _parsed(Definition, document)
     errors = _listed(prefix, chain(wrong, _errors(whole)))
     return Report(None if errors else parsed, errors, _listed(prefix, _warnings(whole)))
+
+
+def names_graph(document: Any) -> bool:
+    """Whether `document` is a reference to a graph from code. Beside nodes a `graph` is one if it is a name."""
+    return (
+        isinstance(document, dict)
+        and "graph" in document
+        and ("nodes" not in document or isinstance(document["graph"], str))
+    )
 
 
 def _check_reference(document: dict[str, Any], prefix: str, graphs: Collection[str]) -> Report:
@@ -155,6 +165,8 @@ def _errors(document: dict[str, Any]) -> Found:
     yield from _repeated({f"{path}.id": node.get("id") for path, node in nodes.items()})
     yield from _repeated({f"{path}.config.name": _config(node).get("name") for path, node in nodes.items()})
     for path, tool in tools.items():
+        if isinstance(tool.get("name"), str) and tool["name"] in BUILT_IN_TOOLS:
+            yield f"{path}.name", "is the name of a tool that agents have already"
         names = _object(tool.get("runtime")).get("dependencies")
         for index, name in enumerate(_list(names)):
             if isinstance(name, str) and not is_installed(name):

@@ -171,6 +171,13 @@ DOCUMENT = agent(
             lambda d: d["tool_definitions"][0].pop("name"),
             ["tool_definitions[0].name", "nodes[0].config.tools[0]", "nodes[1].config.tools[0]"],
         ),
+        (
+            lambda d: (
+                d["tool_definitions"].append(tool("write_file", "1")),
+                d["tool_definitions"].append(tool("task", "1")),
+            ),
+            ["tool_definitions[2].name", "tool_definitions[3].name"],
+        ),
         (lambda d: d["tool_definitions"][0].pop("runtime"), ["tool_definitions[0].runtime"]),
         (lambda d: d["tool_definitions"][0].update(runtime={}), ["tool_definitions[0].runtime.script"]),
         (lambda d: d["tool_definitions"][0].update(runtime={"script": ""}), ["tool_definitions[0].runtime.script"]),

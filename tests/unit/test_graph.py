@@ -11,6 +11,7 @@ from deepagents import create_deep_agent
 from langchain_core.tools import BaseTool
 
 from agent_executor import graph, validation
+from agent_executor.definition import BUILT_IN_TOOLS
 from agent_executor.errors import InvalidInput, ModelUnavailable
 from agent_executor.sandbox.pool import Sandbox
 from tests.definitions import INPUT, adder, agent, specialist, tool
@@ -83,6 +84,12 @@ async def test_a_specialist_is_described_to_the_root(
     described = {each["name"]: each["description"] for each in given["subagents"]}
     assert described["Helper"] == description
     assert given["name"] == "Lead"
+
+
+async def test_the_tools_that_agents_have_already_are_known() -> None:
+    document = agent([{"text": "x"}], specialists=[specialist("Helper", [{"text": "x"}])])
+    built = await graph.Builder(no_credentials).build(validation.parse(document), no_tools)
+    assert set(built.nodes["tools"].bound.tools_by_name) == BUILT_IN_TOOLS  # type: ignore[attr-defined]
 
 
 async def test_a_specialist_may_replace_the_general_purpose_subagent(run: Run) -> None:

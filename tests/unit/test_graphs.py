@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from agent_executor import graphs, validation
+from agent_executor.definition import Definition
 from agent_executor.errors import GraphNotLoaded, InvalidInput
 from agent_executor.graphs import Graphs
+from tests.definitions import adder
 
 EXAMPLE = Path(__file__).parents[2] / "examples/three_nodes/langgraph.json"
 INPUT: Any = {"messages": [{"role": "user", "content": "how many words are these?"}]}
@@ -240,6 +242,8 @@ def test_what_the_service_sets_cannot_be_given(key: str) -> None:
     [
         ({"tags": [5] * 101}, "config.tags"),
         ({str(number): 1 for number in range(101)}, "config"),
+        ({"recursion_limit": "5"}, "config.recursion_limit"),
+        ({"recursion_limit": True}, "config.recursion_limit"),
         ({"recursion_limit": 0}, "config.recursion_limit"),
         ({"callbacks": []}, "config.callbacks"),
         ([], "config"),
@@ -248,6 +252,13 @@ def test_what_the_service_sets_cannot_be_given(key: str) -> None:
 def test_a_config_is_checked(config: Any, field: str) -> None:
     report = validation.check({"graph": "a", "config": config}, "", {"a"})
     assert [finding.field for finding in report.errors] == [field]
+
+
+def test_a_graph_beside_nodes_is_a_name_or_a_key_of_somebody_elses() -> None:
+    drawn = {**adder(), "graph": {"layout": "tree"}}
+    report = validation.check(drawn, "", {"a"})
+    assert isinstance(report.definition, Definition)
+    assert [finding.field for finding in report.warnings] == ["graph"]
 
 
 def test_what_is_odd_about_a_reference_is_a_warning() -> None:

@@ -105,17 +105,17 @@ def test_nothing_crashes_the_validation_and_what_passes_is_a_definition(document
     assert all(finding.message for finding in (*report.errors, *report.warnings))
 
 
-def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The path of everything in `value`."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in inner:
         yield (*path, key)
-        yield from _places(item, (*path, key))
+        yield from places(item, (*path, key))
 
 
 @pytest.mark.parametrize("odd", [None, True, 5, 1.5, "x", [], [5], [None], [[]], {}, {"a": 1}], ids=repr)
 def test_no_value_crashes_the_validation_wherever_it_stands(odd: Any) -> None:
-    for path in [*_places(FULL), ("graph",)]:
+    for path in [*places(FULL), ("graph",)]:
         document = copy.deepcopy(FULL)
         place: Any = document
         for key in path[:-1]:
