@@ -172,7 +172,7 @@ def _errors(document: dict[str, Any]) -> Found:
             if isinstance(name, str) and not is_installed(name):
                 yield f"{path}.runtime.dependencies[{index}]", "is not installed here"
     known = {tool.get("name") for tool in tools.values() if isinstance(tool.get("name"), str)}
-    is_known = len(known) > 0 or not document.get("tool_definitions")  # or every name would dangle
+    is_known = len(known) > 0 or document.get("tool_definitions", []) == []  # or every name would dangle
     for path, node in nodes.items():
         yield from _node_errors(f"{path}.config", _config(node))
         names = _config(node).get("tools")
@@ -228,7 +228,8 @@ def _model_errors(path: str, model: dict[str, Any]) -> Found:
         yield from ((f"{path}.{place}", message) for place, message in wrong_options(provider, options))
     elif provider:
         yield f"{path}.provider", f"is not known here; known are {', '.join(sorted(PROVIDERS))}"
-    if "model" in model and model.get("model_name", model["model"]) != model["model"]:
+    names = [model[key] for key in ("model", "model_name") if isinstance(model.get(key), str)]
+    if len(set(names)) > 1:
         yield f"{path}.model_name", "is another name than model, of which it is a synonym"
 
 

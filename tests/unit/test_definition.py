@@ -153,6 +153,7 @@ DOCUMENT = agent(
         (lambda d: d.update(nodes=CANARY), ["nodes"]),
         (lambda d: d.update(nodes=[CANARY]), ["nodes[0]"]),
         (lambda d: d.update(tool_definitions=CANARY), ["tool_definitions"]),
+        (lambda d: d.update(tool_definitions=None), ["tool_definitions"]),
         (lambda d: d.update(tool_definitions=[CANARY]), ["tool_definitions[0]"]),
         (lambda d: d.update(name=[CANARY]), ["name"]),
         (lambda d: d["nodes"][1].pop("id"), ["nodes[1].id"]),
@@ -186,6 +187,7 @@ DOCUMENT = agent(
         (lead("system_prompt", [CANARY]), ["nodes[0].config.system_prompt"]),
         (lead("model", CANARY), ["nodes[0].config.model"]),
         (lead("model", {"model": CANARY}), ["nodes[0].config.model.provider"]),
+        (lead("model", {"provider": "openai", "model": None, "model_name": CANARY}), ["nodes[0].config.model.model"]),
         (lead("model", {"provider": " ", "model": CANARY}), ["nodes[0].config.model.provider"]),
         (
             lead("model", {"provider": CANARY}),
