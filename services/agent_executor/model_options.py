@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .job import findings_of
 
@@ -26,30 +26,22 @@ OPTIONS = frozenset(
 )
 
 
-class _Exact(BaseModel):
-    """An object with no other keys; one error says so, however many there are."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _has_known_keys(cls, value: Any) -> Any:
-        unknown = value.keys() - cls.model_fields.keys() if isinstance(value, dict) else ()
-        if unknown:
-            raise ValueError(f"{min(unknown):.64} is not a key of it")
-        return value
-
-
-class ScriptedToolCall(_Exact):
+class ScriptedToolCall(BaseModel):
     """One tool call of a reply."""
+
+    model_config = ConfigDict(extra="forbid")
 
     name: str
     args: dict[str, Any] = Field(default_factory=dict)
 
 
-class Reply(_Exact):
+class Reply(BaseModel):
     """What the model does when it is asked: wait, then fail with `error`, or say `text` and call tools.
 
     `{last}` in `text` stands for the content of the conversation's last message, e.g. a tool's result.
     """
+
+    model_config = ConfigDict(extra="forbid")
 
     text: str = ""
     tool_calls: Annotated[list[ScriptedToolCall], Field(fail_fast=True)] = Field(default_factory=list)
@@ -68,8 +60,28 @@ def wrong_options(provider: str, options: Mapping[str, Any]) -> Iterator[tuple[s
     for name in options:
         if name not in OPTIONS and (provider, name) != (SCRIPTED, "replies"):
             yield f"{name:.64}", "is not an option that a definition may set"
-    if provider == SCRIPTED:
+    if provider != SCRIPTED:
+        return
+    if (wide := next(_too_wide(options.get("replies")), None)) is not None:
+        yield wide, "has keys that it cannot have"
+    else:
         try:
             _Script.model_validate(options)
         except ValidationError as error:
             yield from ((finding.field, finding.message) for finding in findings_of(error))
+
+
+def _too_wide(replies: Any) -> Iterator[str]:
+    """Objects with more keys than there are: pydantic has an error for each, and there may be any number."""
+    for index, reply in _objects(replies):
+        if len(reply) > len(Reply.model_fields):
+            yield f"replies[{index}]"
+        for number, call in _objects(reply.get("tool_calls")):
+            if len(call) > len(ScriptedToolCall.model_fields):
+                yield f"replies[{index}].tool_calls[{number}]"
+
+
+def _objects(values: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    return (
+        (index, each) for index, each in enumerate(values if isinstance(values, list) else ()) if type(each) is dict
+    )

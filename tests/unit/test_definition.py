@@ -212,7 +212,18 @@ DOCUMENT = agent(
         ),
         (
             lead("model", {"provider": "scripted", "model": "a", "replies": [{"txt": CANARY, "txu": 1}]}),
-            ["nodes[0].config.model.replies[0]"],
+            ["nodes[0].config.model.replies[0].txt", "nodes[0].config.model.replies[0].txu"],
+        ),
+        (
+            lead("model", {"provider": "scripted", "model": "a", "replies": [{}, {f"k{n}": CANARY for n in range(9)}]}),
+            ["nodes[0].config.model.replies[1]"],
+        ),
+        (
+            lead(
+                "model",
+                {"provider": "scripted", "model": "a", "replies": [{"tool_calls": [{"name": "a", "b": 1, "c": 2}]}]},
+            ),
+            ["nodes[0].config.model.replies[0].tool_calls[0]"],
         ),
         (
             lead("model", {"provider": "scripted", "model": "a", "replies": [{"tool_calls": [{"args": {}}] * 9}] * 9}),
