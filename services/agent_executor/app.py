@@ -17,32 +17,30 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import Context
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
 
-from . import api, logs, tracing
+from . import api, logs, redaction, tracing
 from .errors import GraphNotLoaded
 from .settings import Settings, SettingsError, load
 from .threads import DaemonThreads
 
-if TYPE_CHECKING:
-    from .service import Service
-
-_USAGE, _SOFTWARE = 64, 70  # of sysexits.h
+_RETRY_S = 1.0
 
 log = structlog.get_logger()
 
 
 def main() -> FastAPI:
     """The factory that uvicorn is given: reads the environment; exits with 64 (EX_USAGE) naming what is wrong."""
+    redaction.remember_environment(os.environ)
     try:
         settings = load()
     except SettingsError as error:
         logs.configure("info")
         log.error("cannot_start", reason=str(error))
-        raise SystemExit(_USAGE) from None
+        raise SystemExit(64) from None
     logs.configure(settings.log_level)
     return create(settings)
 
@@ -68,6 +66,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     asyncio.get_running_loop().set_default_executor(DaemonThreads())
     async with AsyncExitStack() as opened:
         opening = asyncio.create_task(_open(app, settings, opened))
+        opening.add_done_callback(_end_unless_open)
         restore = _drain_on_signals(app, opening)
         try:
             yield
@@ -78,18 +77,21 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _open(app: FastAPI, settings: Settings, opened: AsyncExitStack) -> None:
+    module = await asyncio.to_thread(_heavy_imports)
+    tracing.configure(settings.otel_exporter_otlp_endpoint)
     try:
-        module = await asyncio.to_thread(_heavy_imports)
-        tracing.configure(settings.otel_exporter_otlp_endpoint)
         graphs = await asyncio.to_thread(module.load_graphs, settings.langgraph_config)
-        service: Service = module.Service(settings, graphs)
-        app.state.service = await opened.enter_async_context(service)
     except GraphNotLoaded as error:  # nothing is open yet that would have to be closed
         log.error("cannot_start", reason=str(error))
-        os._exit(_USAGE)
-    except Exception as error:  # a process that can never serve must not look like one that starts
-        log.exception("cannot_start", reason=f"{type(error).__name__}: {error}")
-        os._exit(_SOFTWARE)
+        os._exit(64)
+    app.state.service = await module.open_service(settings, graphs, opened)
+
+
+def _end_unless_open(opening: asyncio.Task[None]) -> None:
+    """What nobody foresaw while the service was opened: a process that never serves would wait for ever."""
+    if not opening.cancelled() and (error := opening.exception()) is not None:
+        log.error("cannot_start", reason=f"{type(error).__name__}: {error}", exc_info=error)
+        os._exit(1)
 
 
 def _heavy_imports() -> Any:

@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import nats
 import structlog
-from nats.aio.client import Client
+from nats.aio.client import Client, RawCredentials
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
@@ -36,13 +37,34 @@ _AWAY = (NatsError, OSError, TimeoutError)
 log = structlog.get_logger()
 
 
+class _Current(RawCredentials):
+    """The content of a .creds file as it is now; nats reads it at each connection."""
+
+    def __init__(self, source: Callable[[], str | None]) -> None:
+        self._source = source
+
+    @property
+    def data(self) -> str:  # type: ignore[override]
+        return self._source() or ""
+
+
 class Broker:
     """A connection that never gives up. `js` may be used once `ready` is set; `on_ready` is called then, and whenever
     the connection is up again.
     """
 
-    def __init__(self, url: str, *, stream: str, consumer: str) -> None:
-        self._url = url
+    def __init__(
+        self,
+        url: str | Callable[[], str],
+        *,
+        stream: str,
+        consumer: str,
+        credentials: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """`url` may be a function: user and password are then asked of it for each connection, as `credentials`, the
+        content of a .creds file, are."""
+        self._url = url if callable(url) else lambda: url
+        self._credentials = credentials
         self.on_ready: Callable[[], None] = lambda: None
         self.stream = stream
         self.consumer = consumer
@@ -71,7 +93,7 @@ class Broker:
         while True:
             self._back.clear()
             try:
-                if self._client is None:
+                if self._client is None or self._client.is_closed:
                     self._client = await self._connect()
                 await self._prepare()
             except _AWAY as error:
@@ -112,8 +134,12 @@ class Broker:
             await on_event("reconnected")
             self._back.set()
 
+        async def on_close() -> None:  # by us, or by a server that knows our password no more
+            await on_event("closed")
+            self._back.set()
+
         return await nats.connect(
-            self._url.split(","),
+            **self._server(),
             name="agent-executor",
             connect_timeout=2,
             reconnect_time_wait=1,
@@ -123,7 +149,23 @@ class Broker:
             error_cb=on_error,
             disconnected_cb=on_disconnect,
             reconnected_cb=on_reconnect,
+            closed_cb=on_close,
         )
+
+    def _server(self) -> dict[str, Any]:
+        """Where to connect, and as whom."""
+        urls = self._url().split(",")
+        as_whom: dict[str, Any] = {}
+        if self._credentials():
+            as_whom = {"user_credentials": _Current(self._credentials)}
+        elif urlsplit(urls[0]).password:
+            as_whom = {"user": lambda: self._of_url("username"), "password": lambda: self._of_url("password")}
+        elif urlsplit(urls[0]).username:
+            as_whom = {"token": lambda: self._of_url("username")}
+        return {"servers": [_without_user(url) if as_whom else url for url in urls], **as_whom}
+
+    def _of_url(self, part: str) -> str:
+        return unquote(getattr(urlsplit(self._url().split(",")[0]), part) or "")
 
     async def _prepare(self) -> None:
         for config in self._streams():
@@ -198,3 +240,8 @@ async def _corrected(update: Any, kind: str, name: str) -> None:
         log.info(f"{kind}_corrected", **{kind: name})
     except APIError as error:
         log.error(f"{kind}_not_corrected", **{kind: name}, reason=error.description)
+
+
+def _without_user(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -28,7 +28,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.base import id as ids
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from langgraph.checkpoint.serde.types import _DeltaSnapshot
+from langgraph.checkpoint.serde.types import ERROR, _DeltaSnapshot
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
@@ -36,6 +36,7 @@ from psycopg.types.json import Jsonb
 from . import database, sql
 from .database import Pool, persistently
 from .errors import LeaseLost, Stopped
+from .redaction import redact
 
 SQL = sql.load("checkpoints.sql")
 _BYTES_A_SECOND = 2**20  # what the slowest database we wait for takes in
@@ -122,6 +123,7 @@ class Saver(AsyncPostgresSaver):
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Save what one task wrote on top of a checkpoint."""
+        writes = [(channel, _told(value) if channel == ERROR else value) for channel, value in writes]
         place = config["configurable"]
         thread_id, namespace, checkpoint_id = place["thread_id"], place["checkpoint_ns"], place["checkpoint_id"]
         written = asyncio.get_running_loop().create_future()
@@ -164,6 +166,11 @@ class Saver(AsyncPostgresSaver):
             async with super()._cursor(pipeline=pipeline) as cursor:
                 with database.severed_after(cursor.connection, database.LIMIT_S):
                     yield cursor
+
+
+def _told(error: Any) -> Any:
+    """An exception's repr, which the serializer would make of it, without secrets."""
+    return redact(repr(error)) if isinstance(error, BaseException) else error
 
 
 async def _all_done(writes: Sequence[asyncio.Future[None]]) -> None:

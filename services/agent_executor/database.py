@@ -26,6 +26,8 @@ from . import metrics
 from .errors import Unavailable
 
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
+Dsn = str | Callable[[], str]
+"""A libpq connection string, or who knows the current one: passwords may be rotated."""
 
 T = TypeVar("T")
 
@@ -39,7 +41,12 @@ _READ_ONLY = (b"default_transaction_read_only", b"in_hot_standby")
 _busy: set[psycopg.BaseConnection[Any]] = set()
 
 
-def pool(dsn: str, max_size: int) -> Pool:
+def current(dsn: Dsn) -> str:
+    """How PostgreSQL is reached now."""
+    return dsn() if callable(dsn) else dsn
+
+
+def pool(dsn: Dsn, max_size: int) -> Pool:
     """The process's connection pool, not yet open. Connections are checked when they are taken, so that a restart of
     PostgreSQL costs no job; autocommit and dict rows are what LangGraph's saver needs.
     """

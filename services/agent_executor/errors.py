@@ -80,6 +80,14 @@ class WorkerLost(AgentExecutorError):
     """The job's workers fell silent, once for each attempt it had."""
 
 
+class VaultDenied(AgentExecutorError):
+    """Vault answers, and refuses: the login, or a path; the message names who asked, and for what."""
+
+
+class Incomplete(AgentExecutorError):
+    """A secret in Vault lacks fields; the message names its path and them."""
+
+
 class ModelUnavailable(AgentExecutorError):
     """A definition names a provider that does not exist here, or one that has no key."""
 
@@ -105,4 +113,11 @@ class ToolTimeout(ToolFailed):
 
 
 class SandboxUnavailable(AgentExecutorError):
-    """Tool scripts cannot be run here, since they could not be confined; the message names what is missing."""
+    """Tool scripts cannot be run here, since they could not be confined; the message names what is missing.
+
+    `may_pass`: it may be different in a moment.
+    """
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass

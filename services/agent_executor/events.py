@@ -18,7 +18,7 @@ from langgraph.types import Command
 from pydantic import BaseModel
 
 from . import tracing
-from .redaction import redact
+from .redaction import LONG, redact, redact_json
 from .strict_json import scrub
 
 Emit = Callable[[str, Any], None]
@@ -28,13 +28,17 @@ _LEFT_OUT = frozenset({"type", "artifact", "additional_kwargs", "response_metada
 
 
 def to_json(value: Any) -> Any:
-    """`value` as plain JSON values: messages as message objects, dataclasses and pydantic models as objects."""
+    """`value` as plain JSON values: messages as message objects, dataclasses and pydantic models as objects.
+
+    Keys and tokens are left out of it, but no short password: it may be a word, and what a job says is not ours.
+    """
     return orjson.loads(_dumps(value))
 
 
 def _dumps(value: Any) -> bytes:
     options = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
-    return orjson.dumps(scrub(value, _ignore), default=_encode, option=options)
+    dumped = orjson.dumps(scrub(value, _ignore), default=_encode, option=options)
+    return redact_json(dumped.decode(), LONG).encode()
 
 
 def message_object(message: BaseMessage) -> dict[str, Any]:
@@ -140,7 +144,9 @@ class RunEvents(AsyncCallbackHandler):
         result = _result(output)
         failed = isinstance(result, ToolMessage) and result.status == "error"
         content = result.content if isinstance(result, ToolMessage) else result
-        self._end(run_id, {"error": {"message": str(content), "type": "ToolError"}} if failed else {"result": content})
+        self._end(
+            run_id, {"error": {"message": redact(str(content)), "type": "ToolError"}} if failed else {"result": content}
+        )
 
     async def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Emit `on_tool_end` with the error."""

@@ -55,8 +55,11 @@ class Intake:
         self._stopped.clear()
         try:
             await self._broker.ready.wait()
-            subscription = await self._broker.js.pull_subscribe_bind(self._broker.consumer, self._broker.stream)
+            client, subscription = None, None
             while not self._draining.is_set():
+                if subscription is None or client is not self._broker.client:  # a server that refused us closed it
+                    client = self._broker.client
+                    subscription = await self._broker.js.pull_subscribe_bind(self._broker.consumer, self._broker.stream)
                 try:
                     messages = await subscription.fetch(_BATCH, timeout=_FETCH_S)
                 except TimeoutError:

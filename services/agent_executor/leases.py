@@ -17,7 +17,7 @@ import structlog
 from psycopg.rows import DictRow, dict_row
 
 from . import metrics, sql
-from .database import thread_severed_after
+from .database import Dsn, current, thread_severed_after
 from .ledger import Claim
 
 _LOOK_S = 0.1
@@ -39,7 +39,7 @@ class _Held:
 class Leases:
     """`hold` what was claimed and `drop` what is done; in between it is renewed every third of `lease_s`."""
 
-    def __init__(self, dsn: str, lease_s: float) -> None:
+    def __init__(self, dsn: Dsn, lease_s: float) -> None:
         self._dsn = dsn
         self._lease_s = lease_s
         self._margin_s = lease_s / 6
@@ -120,7 +120,9 @@ class Leases:
 
     def _ask(self, claims: list[Claim], limit_s: float) -> set[tuple[str, int]]:
         if self._connection is None:
-            self._connection = psycopg.connect(self._dsn, autocommit=True, row_factory=dict_row, connect_timeout=2)
+            self._connection = psycopg.connect(
+                current(self._dsn), autocommit=True, row_factory=dict_row, connect_timeout=2
+            )
         held = {"job_ids": [claim.job_id for claim in claims], "fences": [claim.fence for claim in claims]}
         with thread_severed_after(self._connection, limit_s):
             rows = self._connection.execute(SQL["renew"], {"lease_s": self._lease_s, **held}).fetchall()

@@ -58,7 +58,6 @@ class Limits:
 class Meter(AsyncCallbackHandler):
     """Counts for one run: told by LangChain of calls, by the runner of states, by the saver of checkpoints."""
 
-    raise_error = True
     run_inline = True
 
     def __init__(self, limits: Limits) -> None:
@@ -68,6 +67,7 @@ class Meter(AsyncCallbackHandler):
         self._seconds = 0.0
         self._since = time.monotonic()
         self._timeout: asyncio.Timeout | None = None
+        self._exceeded: LimitExceeded | None = None
 
     def restore(self, used: Mapping[str, float]) -> None:
         """Go on from what earlier attempts used, as `at_checkpoint` has told it."""
@@ -79,14 +79,19 @@ class Meter(AsyncCallbackHandler):
 
     @asynccontextmanager
     async def deadline(self) -> AsyncIterator[None]:
-        """End the block when the job's time is up."""
+        """End the block when the job's time is up, or a callback has found that a limit is exceeded."""
+        timeout = self._timeout = asyncio.timeout(self._left_s())
         try:
-            async with asyncio.timeout(self._left_s()) as self._timeout:
+            async with timeout:
                 yield
         except TimeoutError:
-            if self._timeout is not None and self._timeout.expired():
-                raise self.limits.timeout_s.exceeded() from None
-            raise
+            if not timeout.expired():
+                raise
+            raise self._exceeded or self.limits.timeout_s.exceeded() from None
+        finally:
+            self._timeout = None
+        if self._exceeded is not None:
+            raise self._exceeded
 
     def at_checkpoint(self, step: int) -> dict[str, float]:
         """What was used up to a checkpoint, for its metadata; `step` counts its agent's."""
@@ -100,10 +105,10 @@ class Meter(AsyncCallbackHandler):
             raise self.limits.state_bytes.exceeded("the state")
 
     async def on_chat_model_start(self, *_: Any, **__: Any) -> None:
-        """Count a call before it is made."""
+        """Count a call; one too many is cut off as it begins."""
         self._model_calls += 1
         if self._model_calls > self.limits.model_calls.value:
-            raise self.limits.model_calls.exceeded()
+            self._end(self.limits.model_calls.exceeded())
 
     on_llm_start = on_chat_model_start
 
@@ -115,14 +120,20 @@ class Meter(AsyncCallbackHandler):
                 if isinstance(message, AIMessage) and message.usage_metadata:
                     self._tokens += message.usage_metadata["total_tokens"]
         if self._tokens > self.limits.tokens.value:
-            raise self.limits.tokens.exceeded()
+            self._end(self.limits.tokens.exceeded())
 
     async def on_tool_end(self, output: Any, **_: Any) -> None:
         """Look at what a tool hands to the model; a script's whole result is limited where it leaves its process."""
         if isinstance(output, ToolMessage) and isinstance(output.content, str):
             size = len(output.content.encode(errors="replace"))
             if size > self.limits.tool_output_bytes.value:
-                raise self.limits.tool_output_bytes.exceeded(f"tool {output.name!r}")
+                self._end(self.limits.tool_output_bytes.exceeded(f"tool {output.name!r}"))
+
+    def _end(self, error: LimitExceeded) -> None:
+        """Cut the run off; an exception would leave LangChain's other callbacks unfinished."""
+        self._exceeded = self._exceeded or error
+        if self._timeout is not None and not self._timeout.expired():
+            self._timeout.reschedule(0)
 
     def _used_s(self) -> float:
         return self._seconds + time.monotonic() - self._since

@@ -1,23 +1,34 @@
 """Logs: JSON lines on stdout, one event each, with `event`, `level`, `timestamp` and the ids bound by whoever runs.
 
-Owns the format; LOG_LEVEL rules every logger of the process, the libraries' included.
+Owns the format; LOG_LEVEL rules every logger of the process, the libraries' included. Python's warnings and the
+exceptions that nobody caught are lines, too, so that no text leaves the process past the redaction.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+import threading
 from typing import Any
 
 import structlog
 
-from .redaction import redact
+from .redaction import redact_json
 
 # Below warning they print request addresses, whole events with what the caller sent, or tracebacks of no concern.
 _QUIET = (
     *("anthropic", "asyncio", "deepagents", "httpcore", "httpcore2", "httpx", "httpx2"),
     *("hvac", "langsmith", "openai", "sse_starlette", "urllib3"),
 )
+
+log = structlog.get_logger()
+
+
+class _Output(logging.StreamHandler[Any]):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """The library's own would print to stderr what the line was to be made of."""
+        kind = sys.exc_info()[0]
+        sys.stderr.write(f"a log line of {record.name} is lost: {kind.__name__ if kind else 'unknown'}\n")
 
 
 def configure(level: str) -> None:
@@ -34,7 +45,7 @@ def configure(level: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Output(sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -42,7 +53,7 @@ def configure(level: str) -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
                 structlog.processors.JSONRenderer(default=str),
-                lambda _logger, _name, line: redact(str(line)),
+                lambda _logger, _name, line: redact_json(str(line)),
             ],
         )
     )
@@ -56,3 +67,11 @@ def configure(level: str) -> None:
         logging.getLogger(name).setLevel(logging.NOTSET)  # uvicorn gave them levels of their own
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
+    logging.captureWarnings(True)
+    sys.excepthook = lambda *raised: _uncaught(raised)
+    threading.excepthook = lambda raised: _uncaught((raised.exc_type, raised.exc_value, raised.exc_traceback))
+
+
+def _uncaught(raised: Any) -> None:
+    if not issubclass(raised[0], SystemExit | KeyboardInterrupt):
+        log.error("uncaught", exc_info=raised)

@@ -20,6 +20,7 @@ from langgraph.types import Command
 
 from . import state
 from .definition import StateField
+from .redaction import LONG, redact_value
 from .strict_json import scrub
 
 _CALLS = uuid.uuid5(uuid.NAMESPACE_DNS, "tool-call.agent-executor-service")
@@ -139,7 +140,8 @@ def _storable_value(value: Any, who: str) -> Any:
 def _storable(message: Any, who: str) -> Any:
     repairs: list[str] = []
     fields = {name: getattr(message, name) for name in type(message).model_fields}
-    changed = {name: new for name, old in fields.items() if (new := scrub(old, repairs.append)) is not old}
+    clean = {name: scrub(redact_value(value, LONG), repairs.append) for name, value in fields.items()}
+    changed = {name: value for name, value in clean.items() if value is not fields[name]}
     for what in dict.fromkeys(repairs):
         _repaired(who, what)
     return message.model_copy(update=changed) if changed else message

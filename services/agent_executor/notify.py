@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import psycopg
 import structlog
 
-from .database import severed_after
+from .database import Dsn, current, severed_after
 from .ledger import FINISHED_CHANNEL, QUEUED_CHANNEL
 
 POLL_S = 1.0
@@ -42,7 +42,7 @@ class Listener:
     `on_finished` is called with the id of every job that ends, `on_gap` when notifications may have been missed.
     """
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: Dsn) -> None:
         self._dsn = dsn
         self.queued = asyncio.Event()
         self.on_finished: Callable[[str], None] = lambda job_id: None
@@ -72,7 +72,9 @@ class Listener:
             await asyncio.sleep(_RECONNECT_S)
 
     async def _listen(self) -> None:
-        async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True, connect_timeout=3) as connection:
+        async with await psycopg.AsyncConnection.connect(
+            current(self._dsn), autocommit=True, connect_timeout=3
+        ) as connection:
             await connection.execute(f"listen {QUEUED_CHANNEL}")
             await connection.execute(f"listen {FINISHED_CHANNEL}")
             self.queued.set()

@@ -1,33 +1,140 @@
 """Secrets this process knows, and text without them.
 
-Owns the one list of secret values. Whoever reads a secret tells it here; whoever lets text out (errors of jobs, events,
-logs) has it cleaned here. A provider may echo the key it refused, and a driver the address it could not reach.
+Owns the one list of secret values, and the forms in which they show: as they are, escaped as in JSON or in Python,
+percent-encoded, and in base64, as the header of a user and a password has them. Whoever reads a secret tells it here;
+whoever lets text out (errors, events, logs, traces) has it cleaned here. A provider may echo the key it refused, and a
+driver the address it could not reach.
 """
 
 from __future__ import annotations
 
-from urllib.parse import unquote, urlsplit
+import base64
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, unquote
 
 PLACEHOLDER = "[redacted]"
+LONG = 16
+"""From this length on a secret is no word that somebody's text may hold by chance."""
 _SHORTEST = 6  # a shorter one would tear words of no concern apart
+_CALLED_SECRET = re.compile(
+    r"(^key|^sig|signature|(api|access|secret|private)[_-]?key|token|secret|secret_id|pass|passwd|password|auth)$", re.I
+)
 
-_known: set[str] = set()
+
+@dataclass(frozen=True)
+class _Form:
+    """One way in which a secret is written. The needle stands in all of them, and is quickly looked for."""
+
+    length: int
+    needle: str
+    pattern: re.Pattern[str]
+
+
+_known: dict[str, list[_Form]] = {}
+_forms: tuple[_Form, ...] = ()
+_remembering = threading.Lock()
 
 
 def remember(*secrets: str | None) -> None:
     """Secret values, from now on never to be seen; None and what is too short to be found safely are passed over."""
-    _known.update(secret for secret in secrets if secret is not None and len(secret) >= _SHORTEST)
+    global _forms  # noqa: PLW0603 - replaced whole, since threads read it
+    with _remembering:
+        new = {secret for secret in secrets if secret is not None and len(secret) >= _SHORTEST} - _known.keys()
+        if new:
+            _known.update({secret: [*_written(secret)] for secret in new})
+            _forms = tuple(form for secret in sorted(_known, key=len, reverse=True) for form in _known[secret])
 
 
 def remember_url(url: str | None) -> None:
-    """The password in a URL; of several, separated by commas, all of them."""
-    for each in (url or "").split(","):
-        password = urlsplit(each).password
-        remember(password, unquote(password) if password else None)
+    """Password or token before a URL's host, and those in its query; of several URLs, separated by commas, in each."""
+    for each in {url or "", *(url or "").split(",")}:
+        user, colon, password = each.partition("://")[2].rpartition("@")[0].partition(":")
+        secret = password if colon else user
+        remember(secret, unquote(secret))
+        query = each.partition("?")[2].partition("#")[0]
+        remember(*(value for name, value in parse_qsl(query) if len(value) >= LONG or _CALLED_SECRET.search(name)))
 
 
-def redact(text: str) -> str:
-    """`text` without any known secret; the longest go first, since one may be a part of another."""
-    for secret in sorted(_known, key=len, reverse=True):
-        text = text.replace(secret, PLACEHOLDER)
+def remember_environment(environment: Mapping[str, str]) -> None:
+    """Variables that are called like secrets, what stands in URLs, and the headers for OTLP."""
+    named = {name.upper(): value for name, value in environment.items()}
+    if named.get("POSTGRES_PASSWORD") == named.get("POSTGRES_USER", "postgres"):
+        named.pop("POSTGRES_PASSWORD", None)  # as on a developer's machine: a word that logs are full of
+    for name, value in named.items():
+        if _CALLED_SECRET.search(name):
+            remember(value)
+        if "://" in value:
+            remember_url(value)
+        if re.fullmatch(r"OTEL_EXPORTER_OTLP_(\w+_)?HEADERS", name):
+            headers = [unquote(header.partition("=")[2]).strip() for header in value.split(",")]
+            remember(*headers, *(header.rpartition(" ")[2] for header in headers))
+
+
+def redact(text: str, shortest: int = 0) -> str:
+    """`text` without any known secret of `shortest` characters and more.
+
+    The longest go first, since one may be a part of another.
+    """
+    for form in _forms:
+        if form.length >= shortest and form.needle in text:
+            text = form.pattern.sub(PLACEHOLDER, text)
     return text
+
+
+def redact_json(document: str, shortest: int = 0) -> str:
+    """A JSON document without any known secret in its texts; it stays one, whatever the secret looks like."""
+    if not any(form.length >= shortest and form.needle in document for form in _forms):
+        return document
+    return json.dumps(redact_value(json.loads(document), shortest), ensure_ascii=False)
+
+
+def redact_value(value: Any, shortest: int = 0) -> Any:
+    """A JSON value without any known secret in it, keys included; what holds none comes back as the same object."""
+    if isinstance(value, str):
+        return redact(value, shortest)
+    if isinstance(value, dict):
+        clean = {redact_value(key, shortest): redact_value(item, shortest) for key, item in value.items()}
+        same = clean.keys() == value.keys() and all(clean[key] is item for key, item in value.items())
+        return value if same else clean
+    if isinstance(value, list):
+        items = [redact_value(item, shortest) for item in value]
+        return value if all(a is b for a, b in zip(items, value, strict=True)) else items
+    return value
+
+
+def _written(secret: str) -> Iterator[_Form]:
+    for text in (secret, *_in_base64(secret)):
+        needle = max(re.findall(r"[A-Za-z0-9]+", text), key=len, default="")
+        pattern = "".join(map(_character, re.sub(r"\\+", r"\\", text)))
+        yield _Form(len(secret), needle, re.compile(pattern))
+
+
+def _in_base64(secret: str) -> Iterator[str]:
+    """What does not depend on the bytes around it, of which there are 0, 1 or 2 in the group that it begins in."""
+    data = secret.encode(errors="surrogatepass")
+    for before in range(3):
+        first, end = (0, 2, 3)[before], (before + len(data)) * 8 // 6
+        inner = base64.b64encode(bytes(before) + data).decode()[first:end]
+        yield from {inner, inner.replace("+", "-").replace("/", "_")}
+
+
+def _character(char: str) -> str:
+    """A pattern for one character: itself behind any number of backslashes, or an escape of JSON, Python or URLs."""
+    if char.isascii() and char.isalnum():
+        return char
+    if char == "\\":
+        return r"(?:\\+|(?i:%(?:25)*5c)+)"  # several may stand for one, or one for several
+    found = [r"\\*" + re.escape(char)]
+    if char == " ":
+        found.append(r"\+")
+    codes = [f"%{byte:02x}" for byte in char.encode(errors="surrogatepass")]
+    found += ["(?i:" + "".join(codes).replace("%", "%(?:25)*") + ")", rf"(?i:\\+u{ord(char):04x})"]
+    for escaped in (json.dumps(char)[1:-1], repr(char)[1:-1]):
+        if escaped.startswith("\\"):
+            found.append("(?i:" + escaped.replace("\\", r"\\+") + ")")
+    return f"(?:{'|'.join(found)})"

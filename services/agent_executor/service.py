@@ -9,12 +9,14 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import httpx
 import structlog
 
 from . import crash, database, health, ledger, stream, tracing
 from .broker import Broker
+from .credentials import Credentials
 from .errors import Unavailable
 from .event_stream import Streams
 from .graphs import Graphs
@@ -26,20 +28,19 @@ from .ledger import Ended
 from .limits import Limit, Limits
 from .notify import Listener
 from .outbox import Outbox, to_nats, to_sink
-from .redaction import remember, remember_url
 from .runner import Runner
 from .sandbox.options import Options
 from .sandbox.pool import Sandbox
 from .settings import Settings, provider_environment
 from .sweeper import Sweeper
-from .vault import Credentials, Vault
+from .vault import AppRoleLogin, KubernetesLogin, Login, TokenLogin, Vault
 from .worker import Worker, announce
 
 _FLUSH_S = 1.0
 _RESTART_S = 1.0
 _REPEAT_AFTER_S = 3.0
 
-__all__ = ["Service", "load_graphs"]
+__all__ = ["Service", "load_graphs", "open_service"]
 
 log = structlog.get_logger()
 
@@ -47,7 +48,7 @@ log = structlog.get_logger()
 class Service:
     """All parts of one process. `async with Service(...)` runs it; `drain` comes before leaving."""
 
-    def __init__(self, settings: Settings, graphs: Graphs) -> None:
+    def __init__(self, settings: Settings, graphs: Graphs, credentials: Credentials, vault: Vault | None) -> None:
         self.settings = settings
         self.graphs = graphs
         self.phase = Phase.STARTING
@@ -55,8 +56,8 @@ class Service:
         self._resources = AsyncExitStack()
         self._parts: list[asyncio.Task[None]] = []
         self._later: set[asyncio.Task[None]] = set()
-        _remember_secrets(settings)
-        dsn = settings.dsn()
+        self._credentials = credentials
+        dsn = credentials.dsn
         self.pool = database.pool(dsn, settings.postgres_pool_size)
         self.ledger = ledger.Ledger(
             self.pool,
@@ -65,16 +66,16 @@ class Service:
             sink=settings.k_sink is not None,
         )
         self.listener = Listener(dsn)
-        redis_url = settings.redis_url.get_secret_value()
-        self._redis = stream.connect(redis_url)
-        self.events = stream.connect(redis_url, timeout_s=10, connections=1000)
+        self._redis = stream.connect(credentials.redis_url)
+        self.events = stream.connect(credentials.redis_url, timeout_s=10, connections=1000)
         self._publisher = stream.Publisher(self._redis)
         self._broker = Broker(
-            settings.nats_url.get_secret_value(),
+            credentials.nats_url,
             stream=settings.nats_stream_name,
             consumer=settings.nats_consumer_group,
+            credentials=credentials.nats_credentials,
         )
-        self._vault = _vault(settings)
+        self._vault = vault
         self._http = httpx.AsyncClient(timeout=5)
         self._outboxes = [Outbox(self.pool, "nats", to_nats(self._broker), lambda: self._broker.connected)]
         self._outboxes[0].on_delivered = self._repeat_endings
@@ -119,6 +120,7 @@ class Service:
             self._keep(run)
         opened.push_async_callback(asyncio.to_thread, self._leases.stop)
         self._leases.start()
+        self._keep(self._credentials.keep_fresh)
         self._keep(self._sandbox.open)
         self._keep(self._worker.run)
         self._keep(self._sweeper.run)
@@ -192,14 +194,9 @@ class Service:
             log.warning("events_kept", job_id=job_id, error=type(error).__name__)
 
     def _runner(self) -> Runner:
-        explicit = provider_environment(os.environ)
-        for provider in explicit.values():
-            remember(provider.get("api_key"))
-            remember_url(provider.get("base_url"))
-        credentials = Credentials(explicit, self._vault)
         return Runner(
             self.pool,
-            credentials.of,
+            self._credentials.of,
             self._sandbox,
             self.graphs,
             _limits(self.settings),
@@ -234,15 +231,6 @@ class Service:
         await database.settled(tasks)
 
 
-def _remember_secrets(settings: Settings) -> None:
-    password = settings.postgres_password.get_secret_value()
-    if password != settings.postgres_user:  # as on a developer's machine: no secret, and a word that logs are full of
-        remember(password)
-    remember(settings.vault_token.get_secret_value() if settings.vault_token else None)
-    for url in (settings.redis_url, settings.nats_url):
-        remember_url(url.get_secret_value())
-
-
 def _sandbox(settings: Settings) -> Sandbox:
     return Sandbox(
         Options(
@@ -266,11 +254,40 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
+async def open_service(settings: Settings, graphs: Graphs, stack: AsyncExitStack) -> Service:
+    """Learn the secrets, wait for them if need be, and open a service in `stack`, which will close it."""
+    vault = _vault(settings)
+    if vault is not None:
+        renewing = asyncio.create_task(_kept(vault.run), name="vault")
+        stack.callback(renewing.cancel)
+    credentials = Credentials(settings.explicit(), vault, provider_environment(os.environ), settings.dsn)
+    await credentials.until_loaded()
+    return await stack.enter_async_context(Service(settings, graphs, credentials, vault))
+
+
 def _vault(settings: Settings) -> Vault | None:
     if settings.vault_addr is None:
         return None
-    token = settings.vault_token.get_secret_value() if settings.vault_token else None
-    return Vault(settings.vault_addr, token, mount=settings.vault_mount, path=settings.vault_path)
+    return Vault(
+        settings.vault_addr,
+        _login(settings),
+        mount=settings.vault_mount,
+        path=settings.vault_path,
+        namespace=settings.vault_namespace,
+        cacert=settings.vault_cacert,
+        refresh_s=settings.vault_refresh_s,
+    )
+
+
+def _login(settings: Settings) -> Login:
+    """A token goes before an AppRole, and that before the pod's service account."""
+    if settings.vault_token is not None:
+        return TokenLogin(settings.vault_token.get_secret_value())
+    if settings.vault_role_id is not None and settings.vault_secret_id is not None:
+        return AppRoleLogin(settings.vault_role_id, settings.vault_secret_id.get_secret_value())
+    return KubernetesLogin(
+        settings.vault_role or "", mount=settings.vault_k8s_mount, jwt_path=Path(settings.vault_k8s_token_path)
+    )
 
 
 async def _kept(run: Callable[[], Awaitable[None]]) -> None:

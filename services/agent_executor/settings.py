@@ -6,8 +6,10 @@ Every variable the service knows, with its default: docs/settings.md is checked 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -29,10 +31,46 @@ _SESSION = " ".join(
     }.items()
 )
 
+_SECRETS: Mapping[tuple[str, str], str] = {
+    ("postgres", "host"): "postgres_host",
+    ("postgres", "port"): "postgres_port",
+    ("postgres", "database"): "postgres_db",
+    ("postgres", "username"): "postgres_user",
+    ("postgres", "password"): "postgres_password",
+    ("redis", "url"): "redis_url",
+    ("nats", "url"): "nats_url",
+}
+
 
 def _http_url(text: str) -> str:
-    TypeAdapter(HttpUrl).validate_python(text)
+    try:
+        TypeAdapter(HttpUrl).validate_python(text)
+    except ValidationError:  # its message holds the URL, and a URL may hold a password
+        raise ValueError("must be an http or https URL") from None
     return text
+
+
+def _redis_url(url: SecretStr) -> SecretStr:
+    _check_url(url.get_secret_value(), ("redis", "rediss", "unix"))
+    return url
+
+
+def _nats_url(urls: SecretStr) -> SecretStr:
+    for url in urls.get_secret_value().split(","):
+        _check_url(url if "://" in url else f"nats://{url}", ("nats", "tls", "ws", "wss"))
+    return urls
+
+
+def _check_url(url: str, schemes: tuple[str, ...]) -> None:
+    """Refuse what a client would complain of by repeating a part of it."""
+    wanted = f"must be a URL ({', '.join(schemes)}) with / ? # and @ in a password percent-encoded"
+    try:
+        parts = urlsplit(url)
+        found = parts.scheme in schemes and "@" not in f"{parts.path}{parts.query}{parts.fragment}" and parts.port != 0
+    except ValueError:
+        found = False
+    if not found:
+        raise ValueError(wanted)
 
 
 class Settings(BaseSettings):
@@ -40,15 +78,17 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
-    postgres_host: str = Field(description="PostgreSQL server")
+    postgres_host: str | None = Field(None, description="PostgreSQL server")
     postgres_port: int = Field(5432, description="its port")
     postgres_db: str = Field("langgraph_dev", description="database")
     postgres_user: str = Field("postgres", description="role")
-    postgres_password: SecretStr = Field(description="its password")
+    postgres_password: SecretStr | None = Field(None, description="its password")
     postgres_pool_size: Annotated[int, Field(ge=2)] = Field(16, description="connections of one process at most")
-    redis_url: SecretStr = Field(description="Redis or Dragonfly for events, `redis://[:password@]host:port/db`")
-    nats_url: SecretStr = Field(
-        description="NATS with JetStream, `nats://[user:password@]host:port`, several with commas"
+    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] | None = Field(
+        None, description="Redis or Dragonfly for events, `redis://[:password@]host:port/db`"
+    )
+    nats_url: Annotated[SecretStr, AfterValidator(_nats_url)] | None = Field(
+        None, description="NATS with JetStream, `nats://[user:password@]host:port`, several with commas"
     )
     nats_stream_name: str = Field("AGENT_EXECUTION", description="stream that jobs arrive on")
     nats_consumer_group: str = Field("agent-executor-workers", description="durable consumer that all workers share")
@@ -57,8 +97,20 @@ class Settings(BaseSettings):
         None, description="URL that results are POSTed to as well (set by a Knative SinkBinding)"
     )
 
-    vault_addr: str | None = Field(None, description="Vault, asked for model keys")
-    vault_token: SecretStr | None = Field(None, description="token for Vault")
+    vault_addr: str | None = Field(None, description="Vault, asked for what is not set here")
+    vault_role: str | None = Field(None, description="role to log in to Vault with, by the pod's service account")
+    vault_token: SecretStr | None = Field(None, description="token for Vault, in place of a login")
+    vault_role_id: str | None = Field(None, description="AppRole to log in to Vault with")
+    vault_secret_id: SecretStr | None = Field(None, description="its secret id")
+    vault_k8s_mount: str = Field("kubernetes", description="mount point of Vault's Kubernetes auth method")
+    vault_k8s_token_path: str = Field(
+        "/var/run/secrets/kubernetes.io/serviceaccount/token", description="file with the pod's service-account token"
+    )
+    vault_namespace: str | None = Field(None, description="namespace in Vault")
+    vault_cacert: str | None = Field(None, description="file with the CA that Vault's certificate is checked against")
+    vault_refresh_s: Annotated[float, Field(gt=0)] = Field(
+        300, description="seconds after which a secret is read from Vault again"
+    )
     vault_mount: str = Field("secret", description="mount point of the KV v2 engine")
     vault_path: str = Field("agent-executor", description="path of the service's secrets below the mount")
 
@@ -103,16 +155,26 @@ class Settings(BaseSettings):
     otel_exporter_otlp_endpoint: str | None = Field(None, description="OTLP collector; tracing is off without it")
     crash_at: Point | None = Field(None, description="for tests: the point at which the process kills itself")
 
-    def dsn(self) -> str:
-        """libpq connection string to the service's schema."""
+    def explicit(self) -> dict[str, dict[str, str]]:
+        """What the environment itself says of the servers, by the names of the secrets in Vault and their fields."""
+        found: dict[str, dict[str, str]] = {}
+        for (secret, field), setting in _SECRETS.items():
+            value = getattr(self, setting)
+            if setting in self.model_fields_set and value is not None:
+                text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+                found.setdefault(secret, {})[field] = text
+        return found
+
+    def dsn(self, known: Mapping[str, str]) -> str:
+        """libpq connection string to our schema; `known`: host, password, and what differs from the defaults."""
         from psycopg.conninfo import make_conninfo
 
         return make_conninfo(
-            host=self.postgres_host,
-            port=self.postgres_port,
-            dbname=self.postgres_db,
-            user=self.postgres_user,
-            password=self.postgres_password.get_secret_value(),
+            host=known["host"],
+            port=known.get("port", self.postgres_port),
+            dbname=known.get("database", self.postgres_db),
+            user=known.get("username", self.postgres_user),
+            password=known["password"],
             options=_SESSION,
             application_name="agent-executor",
             keepalives_idle=5,
@@ -133,15 +195,28 @@ def load() -> Settings:
     Raises:
         SettingsError: naming every missing or bad variable at once, without their values.
     """
+    wrong: list[Finding] = []
+    missing = [Finding(name, "must be set") for name in _missing(os.environ)]
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
-        findings = [Finding(finding.field.upper(), finding.message) for finding in findings_of(error)]
-        missing = ", ".join(finding.field for finding in findings if finding.message == "Field required")
-        wrong = "; ".join(str(finding) for finding in findings if finding.message != "Field required")
-        parts = [f"missing environment variables: {missing}"] if missing else []
-        parts += [f"bad environment variables: {wrong}"] if wrong else []
-        raise SettingsError("; ".join(parts), findings) from None
+        wrong = [Finding(finding.field.upper(), finding.message) for finding in findings_of(error)]
+    if not missing and not wrong:
+        return settings
+    parts = [f"missing environment variables: {', '.join(each.field for each in missing)}"] if missing else []
+    parts += [f"bad environment variables: {'; '.join(map(str, wrong))}"] if wrong else []
+    raise SettingsError("; ".join(parts), [*missing, *wrong]) from None
+
+
+def _missing(environment: Mapping[str, str]) -> list[str]:
+    """Variables without which the service cannot start: its servers', or a way to learn them from Vault."""
+    known = {name.upper() for name, value in environment.items() if value}
+    if "VAULT_ADDR" not in known:
+        return [name for name in ("POSTGRES_HOST", "POSTGRES_PASSWORD", "REDIS_URL", "NATS_URL") if name not in known]
+    app_role = {"VAULT_ROLE_ID", "VAULT_SECRET_ID"}
+    if known & {"VAULT_TOKEN", "VAULT_ROLE"} or app_role <= known:
+        return []
+    return sorted(app_role - known) if app_role & known else ["VAULT_ROLE"]
 
 
 def provider_environment(environment: Mapping[str, str]) -> dict[str, dict[str, str]]:

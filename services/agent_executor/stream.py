@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import structlog
 from redis.asyncio import Redis
+from redis.credentials import CredentialProvider
 from redis.exceptions import RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
@@ -38,10 +41,32 @@ return stored
 log = structlog.get_logger()
 
 
-def connect(url: str, *, timeout_s: float = _TIMEOUT_S, connections: int = 100) -> Redis:
-    """A client with short timeouts that retries nothing by itself: the publisher's pause does that for all jobs."""
+class _Current(CredentialProvider):
+    """User and password of the URL as it is now: they may be rotated."""
+
+    def __init__(self, url: Callable[[], str]) -> None:
+        self._url = url
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        parts = urlsplit(self._url())
+        password = unquote(parts.password or "")
+        return (unquote(parts.username), password) if parts.username else (password,)
+
+
+def connect(url: str | Callable[[], str], *, timeout_s: float = _TIMEOUT_S, connections: int = 100) -> Redis:
+    """A client with short timeouts that retries nothing by itself: the publisher's pause does that for all jobs.
+
+    `url` may be a function: user and password are then asked of it for each connection.
+    """
+    more: dict[str, Any] = {}
+    if callable(url):
+        parts, source = urlsplit(url()), url
+        url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        if parts.password:
+            more["credential_provider"] = _Current(source)
     return Redis.from_url(
         url,
+        **more,
         socket_timeout=timeout_s,
         socket_connect_timeout=_TIMEOUT_S,
         retry=None,

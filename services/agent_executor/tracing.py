@@ -1,7 +1,8 @@
 """OpenTelemetry traces: on where OTEL_EXPORTER_OTLP_ENDPOINT is set, otherwise off and free.
 
 The SDK is imported only when it is on. A request's `traceparent` (W3C Trace Context) is the parent of everything its
-job causes; when tracing is off it is handed on as it came.
+job causes; when tracing is off it is handed on as it came. Of an exception only the type is told: its message
+may hold an address with a password in it.
 """
 
 from __future__ import annotations
@@ -57,12 +58,18 @@ def span(name: str, traceparent: str | None, **attributes: str) -> Iterator[str 
         yield traceparent
         return
     from opentelemetry.propagate import extract, inject
+    from opentelemetry.trace import StatusCode
 
     parent = extract({"traceparent": traceparent} if traceparent else {})
-    with _tracer.start_as_current_span(name, context=parent, attributes=attributes):
+    quiet = {"record_exception": False, "set_status_on_exception": False}  # they send its message, and its traceback
+    with _tracer.start_as_current_span(name, context=parent, attributes=attributes, **quiet) as current:
         carrier: dict[str, str] = {}
         inject(carrier)
-        yield carrier.get("traceparent", traceparent)
+        try:
+            yield carrier.get("traceparent", traceparent)
+        except Exception as error:
+            current.set_status(StatusCode.ERROR, type(error).__name__)
+            raise
 
 
 def start(name: str) -> Span:

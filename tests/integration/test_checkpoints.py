@@ -185,3 +185,15 @@ async def test_other_writes_that_come_again_leave_the_first(saver: Saver) -> Non
     found = await saver.aget_tuple(place(parent))
     assert found is not None
     assert sorted(found.pending_writes or ()) == [("task", "files", "first"), ("task", "messages", "first")]
+
+
+async def test_what_was_used_is_read_back_from_the_checkpoints(pool: connections.Pool) -> None:
+    claim = await claimed(pool)
+    used = iter([{"model_calls": 1, "tokens": 10, "seconds": 0.5}, {"model_calls": 3, "tokens": 30, "seconds": 2.5}])
+    saver = Saver(pool, claim.job_id, claim.fence, lambda _: next(used))
+    assert await saver.usage() == {}
+    await put(saver, await put(saver))
+    again = Saver(pool, claim.job_id, claim.fence)
+    assert await again.usage() == {"model_calls": 3, "tokens": 30, "seconds": 2.5}
+    await put(again)
+    assert (await again.usage())["tokens"] == 30

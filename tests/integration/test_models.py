@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import hvac
@@ -96,6 +98,40 @@ def test_a_provider_streams_and_calls_tools(service: Service, model_server: Mode
     assert len(requests) == len(TURNS)
     assert all(request["stream"] for request in requests)
     assert not {OPENAI_KEY, ANTHROPIC_KEY} & set(service.log.read_text().split('"'))
+
+
+def contract(name: str) -> Any:
+    """One of the definitions that callers rely on, word for word."""
+    return json.loads((Path(__file__).parent / "contract" / f"{name}.json").read_text())
+
+
+def test_the_greeter_greets(service: Service, model_server: ModelServer) -> None:
+    model_server.script(Reply(text="Hello!"))
+    assert service.run(contract("greeter"), "greeter")["result"] == {"output": "Hello!", "status": "completed"}
+    [request] = model_server.requests
+    assert request["model"] == "gpt-4.1-mini"
+    assert "Reply with one short greeting." in str(request["messages"])
+
+
+def test_the_adder_adds_with_models_of_two_providers(service: Service, model_server: ModelServer) -> None:
+    model_server.script(*TURNS)
+    done = service.run(contract("adder"), "contract-adder")
+    assert done["status"] == "completed", done["error"]
+    assert done["result"]["output"] == "The sum of both is 5"
+    haiku, gpt = "claude-3-5-haiku-latest", "gpt-4.1-mini"
+    assert [request["model"] for request in model_server.requests] == [gpt, haiku, haiku, gpt]
+    assert "5" in str(model_server.requests[2]["messages"][-1])
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_names_hold_spaces_and_are_used_as_they_are(service: Service, model_server: ModelServer, provider: str) -> None:
+    ask = ToolCall("task", {"subagent_type": "My Calculator (v2)", "description": "2+3?"})
+    model_server.script(Reply(tool_calls=(ask,)), *TURNS[1:])
+    definition = asking(provider)
+    definition["nodes"][0]["config"]["name"] = "Team Lead"
+    definition["nodes"][1]["config"]["name"] = "My Calculator (v2)"
+    done = service.run(definition, f"spaces-{provider}")
+    assert done["status"] == "completed", done["error"]
 
 
 def test_a_key_that_a_provider_repeats_is_seen_nowhere(service: Service, model_server: ModelServer) -> None:

@@ -99,6 +99,7 @@ def test_nothing_is_left_over(tried: dict[str, Any]) -> None:
     assert tried["intact"], "a file of the worker was changed"
     assert tried["left_over"] == []
     assert tried["gone"]
+    assert tried["first_to_go"], "the kernel would kill others before a child"
     assert len(tried["outcomes"]) == len(PROBES) >= 40
 
 
@@ -127,6 +128,16 @@ def test_a_kernel_without_landlock_runs_no_script_unless_it_may(tmp_path: Path) 
     outcomes = json.loads(weakened[weakened.index('{"outcomes"') :])["outcomes"]
     assert outcomes["fork"]["outcome"].startswith("PermissionError")
     assert outcomes["/etc/passwd"]["outcome"].startswith("returned 'root:")
+
+
+def test_without_landlock_the_worker_still_hides_what_it_knows(without_rights: list[str]) -> None:
+    launch = [*without_rights, str(WORKER.with_name("without_landlock.py")), str(WORKER), "best-effort"]
+    names = [
+        *("the worker's environment", "the parent's environment", "the worker's memory", "the worker's descriptors"),
+        "where the worker works",
+    ]
+    outcomes = run([*launch, *names])["outcomes"]
+    assert [name for name in names if not re.search(PROBES[name].outcome, outcomes[name]["outcome"])] == []
 
 
 HEAD = "import os, time\nfrom langchain_core.tools import tool\n"

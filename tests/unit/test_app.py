@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
-from contextlib import AsyncExitStack
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from agent_executor import app
-from agent_executor.errors import GraphNotLoaded
 from agent_executor.settings import Settings
 
 
@@ -36,29 +32,6 @@ def test_an_incomplete_environment_is_named_whole_and_exits_with_64(
     assert ended.stderr == ""
 
 
-@pytest.mark.parametrize(
-    ("error", "status"), [(GraphNotLoaded("graph 'a' cannot be loaded"), 64), (RuntimeError("a bug"), 70)]
-)
-async def test_a_process_that_can_never_serve_says_so_and_ends(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int
-) -> None:
-    def fails(file: str | None) -> Any:
-        raise error
-
-    class Exited(BaseException):
-        pass
-
-    def leave(status: int) -> None:
-        raise Exited(status)
-
-    monkeypatch.setattr(app, "_heavy_imports", lambda: SimpleNamespace(load_graphs=fails))
-    monkeypatch.setattr(os, "_exit", leave)
-    with capture_logs() as logged, pytest.raises(Exited) as exited:
-        await app._open(app.create(settings), settings, AsyncExitStack())
-    assert exited.value.args == (status,)
-    assert [(line["event"], str(error) in line["reason"]) for line in logged] == [("cannot_start", True)]
-
-
 def test_the_application_starts_without_a_service(settings: Settings) -> None:
     made = app.create(settings)
     assert made.state.service is None
@@ -71,3 +44,18 @@ def test_what_answers_health_imports_nothing_heavy() -> None:
     code = f"import sys, agent_executor.app; print([name for name in {heavy!r} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert ended.stdout == "[]\n"
+
+
+async def test_an_error_nobody_foresaw_ends_the_process_before_it_serves(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    ended = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(os, "_exit", ended.set_result)
+
+    def fail() -> None:
+        raise LookupError
+
+    monkeypatch.setattr(app, "_heavy_imports", fail)
+    made = app.create(settings)
+    async with asyncio.timeout(5), made.router.lifespan_context(made):
+        assert await ended == 1

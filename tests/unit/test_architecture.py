@@ -29,7 +29,7 @@ CORE = {
     "scripted": {"model_options"},
     "models": {"errors", "job", "definition", "model_options", "scripted"},
     "state": {"definition"},
-    "middleware": {"strict_json", "definition", "state"},
+    "middleware": {"strict_json", "definition", "state", "redaction"},
     "limits": {"errors", "definition"},
     "graph": {"definition", "models", "middleware"},
 }

@@ -59,6 +59,8 @@ class FakeJetStream:
 class Prepared(Broker):
     """A broker whose connection is a fake."""
 
+    is_closed = False
+
     def __init__(self, fake: FakeJetStream) -> None:
         super().__init__("nats://nowhere.invalid", stream="JOBS", consumer="workers")
         self._client = self  # type: ignore[assignment]

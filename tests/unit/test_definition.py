@@ -151,6 +151,7 @@ DOCUMENT = agent(
         (lambda d: d.pop("nodes"), ["nodes"]),
         (lambda d: d.update(nodes=[]), ["nodes"]),
         (lambda d: d.update(nodes=CANARY), ["nodes"]),
+        (lambda d: d.update(nodes=4711), ["nodes"]),
         (lambda d: d.update(nodes=[CANARY]), ["nodes[0]"]),
         (lambda d: d.update(tool_definitions=CANARY), ["tool_definitions"]),
         (lambda d: d.update(tool_definitions=None), ["tool_definitions"]),

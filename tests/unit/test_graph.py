@@ -266,6 +266,15 @@ async def test_messages_in_a_field_are_added_by_their_ids(run: Run) -> None:
     assert [message.content for message in state["log"]] == ["new"]
 
 
+async def test_append_does_not_look_at_ids(run: Run) -> None:
+    one = "{'log': [ToolMessage('x', tool_call_id='x', id='one')]}"
+    call = {"name": "one"}
+    document = agent([{"tool_calls": [call]}, {"tool_calls": [call]}, {"text": "x"}], tools=[writes("one", one)])
+    document["nodes"][0]["config"]["state_schema"] = {"log": {"type": "list", "reducer": "append"}}
+    state, _ = await run(document)
+    assert len(state["log"]) == 2
+
+
 async def test_a_tool_reads_its_agents_fields_from_the_first_call_on(run: Run) -> None:
     reads = (
         "from typing import Annotated\n"
@@ -323,14 +332,14 @@ async def test_a_graph_is_built_once_for_a_definition_and_its_secrets(monkeypatc
         return validation.parse(document)
 
     builder = graph.Builder(credentials_of, most=2)
-    first = await builder.build(asked("one"), no_tools)
-    assert await builder.build(asked("one", version="2", limits={"steps": 9}), no_tools) is first
-    assert await builder.build(asked("two"), no_tools) is not first
+    one, two = await builder.build(asked("one"), no_tools), await builder.build(asked("two"), no_tools)
+    assert two is not one
+    assert await builder.build(asked("one", version="2", limits={"steps": 9}), no_tools) is one
     keys.append("second key")
-    second = await builder.build(asked("one"), no_tools)
-    assert second is not first
+    assert await builder.build(asked("one"), no_tools) is not one
     keys.pop()
-    assert await builder.build(asked("one"), no_tools) is not first, "it was dropped for the two used last"
+    assert await builder.build(asked("one"), no_tools) is one
+    assert await builder.build(asked("two"), no_tools) is not two, "of three, the one used longest ago was dropped"
 
 
 async def test_jobs_that_ask_for_the_same_at_once_share_one_graph() -> None:

@@ -54,7 +54,7 @@ class FakeMessage:
 class FakeBroker:
     """Stands for broker.Broker, its JetStream and its pull subscription."""
 
-    stream, consumer = "JOBS", "workers"
+    stream, consumer, client = "JOBS", "workers", None
 
     def __init__(self, *messages: FakeMessage) -> None:
         self.ready = asyncio.Event()

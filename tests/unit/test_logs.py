@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
+import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import structlog
 
-from agent_executor import logs
+from agent_executor import logs, redaction
 
 LIBRARIES = ("uvicorn", "uvicorn.error", "uvicorn.access", *logs._QUIET, "nats", "some.library")
 
@@ -20,7 +24,10 @@ def _as_before() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     levels = {name: logging.getLogger(name).level for name in LIBRARIES}
+    hooks = sys.excepthook, threading.excepthook
     yield
+    logging.captureWarnings(False)
+    sys.excepthook, threading.excepthook = hooks
     root.handlers[:] = handlers
     root.setLevel(level)
     for name, before in levels.items():
@@ -121,3 +128,56 @@ def test_uvicorns_own_handlers_are_replaced(capsys: pytest.CaptureFixture[str]) 
     logs.configure("info")
     logger.info("Started server process")
     assert [line["event"] for line in lines(capsys)] == ["Started server process"]
+
+
+SECRET = 'key-"of"-somebody'
+
+
+@pytest.fixture
+def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_known", {})
+    monkeypatch.setattr(redaction, "_forms", ())
+    redaction.remember(SECRET)
+
+
+@pytest.mark.usefixtures("_secret")
+def test_a_line_without_its_secret_is_still_json(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info")
+    structlog.get_logger().info("said", word=f"it is {SECRET}", deep=[{SECRET: 1}])
+    [line] = lines(capsys)
+    assert (line["word"], line["deep"]) == ("it is [redacted]", [{"[redacted]": 1}])
+
+
+@pytest.mark.usefixtures("_secret")
+def test_warnings_and_uncaught_exceptions_are_lines_too(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info")
+
+    def fail() -> None:
+        raise LookupError(SECRET)
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn(SECRET, stacklevel=1)
+    uncaught, warned = lines(capsys)
+    assert (uncaught["event"], "LookupError: [redacted]" in uncaught["exception"]) == ("uncaught", True)
+    assert "UserWarning: [redacted]" in warned["event"]
+
+
+def test_what_ends_the_process_is_a_line_too() -> None:
+    code = "from agent_executor import logs, redaction; logs.configure('info'); redaction.remember('canary'); 1 / 0"
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (json.loads(ended.stdout)["event"], ended.stderr, ended.returncode) == ("uncaught", "", 1)
+
+
+@pytest.mark.usefixtures("_secret")
+def test_a_line_that_cannot_be_made_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    class Odd:
+        def __str__(self) -> str:
+            raise LookupError(SECRET)
+
+    logs.configure("info")
+    structlog.get_logger().info("said", word=Odd(), key=SECRET)
+    assert capsys.readouterr() == ("", f"a log line of {__name__} is lost: LookupError\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypedDict
 from uuid import UUID
@@ -22,7 +23,7 @@ from agent_executor.ledger import Claim
 from agent_executor.limits import Limit, Limits
 from agent_executor.runner import Runner, output
 from agent_executor.sandbox.pool import Sandbox
-from tests.definitions import INPUT, adder, agent, tool
+from tests.definitions import INPUT, adder, agent, specialist, tool
 
 POOL = database.pool("host=nowhere.invalid", 2)
 HEAD = "from langchain_core.tools import tool\n"
@@ -229,12 +230,6 @@ async def test_a_message_that_cannot_be_stored_is_repaired(run: Run) -> None:
     assert "\0" not in outcome.error["stack_trace"]
 
 
-async def test_a_job_takes_no_more_steps_than_it_may(run: Run) -> None:
-    noop = tool("noop", HEAD + "@tool\ndef noop() -> str:\n    'T.'\n    return 'x'\n")
-    outcome = await run(agent([{"tool_calls": [{"name": "noop"}]}] * 20, tools=[noop]), max_steps=10)
-    assert outcome.error["type"] == "LimitExceeded"
-
-
 async def test_a_script_that_exits_fails_its_job_only(run: Run) -> None:
     outcome = await run(agent([{"text": "x"}], tools=[tool("one", "raise SystemExit(3)")]))
     assert outcome.status is Status.FAILED
@@ -311,3 +306,113 @@ async def test_what_is_no_outcome_is_raised(run: Run, memory: InMemorySaver, err
     memory.aput = fail  # type: ignore[method-assign]
     with pytest.raises(type(error)):
         await run(adder())
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+NOOP = tool("noop", HEAD + "@tool\ndef noop() -> str:\n    'T.'\n    return 'x'\n")
+CALLS_NOOP = {"tool_calls": [{"name": "noop"}]}
+ASKS = {"tool_calls": [{"name": "task", "args": {"subagent_type": "Helper", "description": "x"}}]}
+LARGE = tool("large", HEAD + "@tool\ndef large() -> str:\n    'T.'\n    return 'x' * 5000\n")
+SLEEPS = tool("sleeps", HEAD + "import time\n@tool\ndef sleeps() -> str:\n    'T.'\n    time.sleep(60)\n")
+
+
+def in_circles(replies: int = 40) -> dict[str, Any]:
+    return agent([CALLS_NOOP] * replies, tools=[NOOP])
+
+
+def helper_in_circles() -> dict[str, Any]:
+    document = agent([ASKS, {"text": "x"}], specialists=[specialist("Helper", [CALLS_NOOP] * 40, ["noop"])])
+    return document | {"tool_definitions": [NOOP]}
+
+
+@pytest.mark.parametrize(
+    ("definition", "limits", "message"),
+    [
+        (in_circles(), {"steps": 10}, "the job went beyond limits.steps (10)"),
+        (helper_in_circles(), {"steps": 10}, "the job went beyond limits.steps (10)"),
+        (in_circles(), {"model_calls": 3}, "the job went beyond limits.model_calls (3)"),
+        (helper_in_circles(), {"model_calls": 3}, "the job went beyond limits.model_calls (3)"),
+        (
+            agent([CALLS_NOOP | {"tokens": 60}] * 9, tools=[NOOP]),
+            {"tokens": 100},
+            "the job went beyond limits.tokens (100)",
+        ),
+        (agent([{"text": "x", "delay_ms": 60_000}]), {"timeout_s": 0.3}, "the job went beyond limits.timeout_s (0.3)"),
+        (
+            agent([{"tool_calls": [{"name": "sleeps"}]}], tools=[SLEEPS]),
+            {"timeout_s": 0.5},
+            "the job went beyond limits.timeout_s (0.5)",
+        ),
+        (
+            agent([{"tool_calls": [{"name": "large"}]}, {"text": "x"}], tools=[LARGE]),
+            {"tool_output_bytes": 1024},
+            "tool 'large' returned more than limits.tool_output_bytes (1024)",
+        ),
+        (
+            agent([{"tool_calls": [{"name": "large"}]}, {"text": "x"}], tools=[LARGE]),
+            {"state_bytes": 4000},
+            "the state went beyond limits.state_bytes (4000)",
+        ),
+        (in_circles(200), {}, "the job went beyond MAX_STEPS (100)"),
+        (in_circles(200), {"steps": 1000}, "the job went beyond MAX_STEPS (100)"),
+    ],
+)
+async def test_a_job_that_goes_beyond_a_limit_fails_and_is_told_which(
+    run: Run, definition: dict[str, Any], limits: dict[str, Any], message: str
+) -> None:
+    outcome = await run(definition | {"limits": limits})
+    assert outcome.status is Status.FAILED
+    assert (outcome.error["type"], outcome.error["message"]) == ("LimitExceeded", message)
+    assert not outcome.may_pass
+
+
+@pytest.mark.parametrize("limits", [{"steps": 12}, {"model_calls": 2}, {"tokens": 60}, {"timeout_s": 60}])
+async def test_a_job_may_use_all_that_it_has(run: Run, limits: dict[str, Any]) -> None:
+    replies = [{**CALLS_NOOP, "tokens": 30}, {"text": "done", "tokens": 30}]
+    outcome = await run(agent(replies, tools=[NOOP]) | {"limits": limits})
+    assert outcome.result == "done"
+
+
+async def test_what_a_job_used_before_it_was_cut_off_counts(run: Run) -> None:
+    """Two calls are made and the third is cut off; with what was used, three are one too many."""
+
+    class Watching(Heard):
+        def emit(self, event_type: str, data: Any) -> None:
+            super().emit(event_type, data)
+            if event_type == "on_state_update" and sum(each["role"] == "tool" for each in data["messages"]) == 2:
+                done.set()
+
+    done = asyncio.Event()
+    slow = {"text": "x", "delay_ms": 60_000}
+    first = agent([CALLS_NOOP, CALLS_NOOP, slow], tools=[NOOP])
+    running = asyncio.create_task(run(first, Watching()))
+    await done.wait()
+    running.cancel()
+    await asyncio.wait([running])
+    outcome = await run(in_circles(3) | {"limits": {"model_calls": 2}})
+    assert outcome.error["message"] == "the job went beyond limits.model_calls (2)"
+
+
+async def test_a_timeout_of_the_jobs_own_is_not_taken_for_the_jobs(run: Run) -> None:
+    raises = tool("raises", HEAD + "@tool\ndef raises() -> str:\n    'T.'\n    raise TimeoutError('own')\n")
+    outcome = await run(agent([{"tool_calls": [{"name": "raises"}]}], tools=[raises]))
+    assert (outcome.error["type"], outcome.error["message"]) == ("TimeoutError", "own")
+
+
+async def test_a_key_of_the_input_that_nothing_declares_is_told_of(runner: Callable[..., Runner]) -> None:
+    heard: Any = Heard()
+    one = runner()
+    asked = dataclasses.replace(claim(agent([{"text": "x"}])), input=INPUT | {"colour": "red", "files": {}})
+    assert (await one.run(asked, heard, one.control())).result == "x"
+    [warning] = heard["warning"]
+    assert warning["about"] == "colour"
+
+
+async def test_a_warning_is_given_once(run: Run) -> None:
+    body = "@tool\ndef stray():\n    'T.'\n    return Command(update={'nowhere': 1})\n"
+    stray = tool("stray", HEAD + "from langgraph.types import Command\n" + body)
+    call = {"name": "stray"}
+    heard = Heard()
+    await run(agent([{"tool_calls": [call, call]}, {"tool_calls": [call]}, {"text": "x"}], tools=[stray]), heard)
+    assert [each["about"] for each in heard["warning"]] == ["nowhere"]

@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import socket
 import struct
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from uuid import UUID
 
 import pytest
+from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
 from langchain_core.tools import StructuredTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.types import Command
+from structlog.testing import capture_logs
 
 from agent_executor.definition import Runtime, ToolDefinition
 from agent_executor.errors import SandboxUnavailable, ToolFailed, ToolScriptError, ToolTimeout
+from agent_executor.retries import may_pass
 from agent_executor.sandbox import directory, frames, proxy, seccomp, syscalls
+from agent_executor.sandbox import process as process_module
 from agent_executor.sandbox.nursery import Life, Nursery
 from agent_executor.sandbox.options import Options
 from agent_executor.sandbox.pool import Sandbox
-from agent_executor.sandbox.process import FRAME_OVERHEAD_BYTES, Process
+from agent_executor.sandbox.process import FRAME_OVERHEAD_BYTES, MOST_MESSAGES, Process
+from agent_executor.sandbox.zygote import Zygote
 
 # frames
+
+
+MARK = b"0123456789abcdef"
 
 
 def through(value: Any) -> Any:
@@ -39,6 +55,9 @@ def through(value: Any) -> Any:
         *({"a": [1, 2.5, None, True, "ä\0\ud800"]}, {"deep": {"messages": []}}, {"big": 2**80}),
         *({"m": [HumanMessage("x", id="1"), AIMessage("", tool_calls=[{"name": "t", "args": {"a": 1}, "id": "c"}])]},),
         *({"m": ToolMessage("x", tool_call_id="c", artifact={"a": 1}, status="error")}, {"m": RemoveMessage(id="1")}),
+        *({"$message": "hello"}, {"$bytes": "eA=="}, {"a": {"$message": {"type": "human", "data": {"content": "x"}}}}),
+        *({"b": b"\0\xff"}, {"d": Document("x", metadata={"a": 1}, id="1")}),
+        {"m": ToolMessage("x", tool_call_id="c", artifact={"a": [Document("x"), HumanMessage("y"), b"z"]})},
     ],
 )
 def test_what_is_sent_arrives_with_its_messages(value: dict[str, Any]) -> None:
@@ -61,25 +80,41 @@ def test_what_has_a_json_form_of_its_own_is_sent_as_that() -> None:
     assert through({"v": [Point(1), Model(y=2), {3}, (4,), date(2026, 1, 2)]}) == {
         "v": [{"x": 1}, {"y": 2}, [3], [4], "2026-01-02"]
     }
-    with pytest.raises(TypeError, match=r"builtins\.bytes has no JSON form"):
-        frames.dump({"v": b"x"})
+    assert through({"v": [UUID(int=1), Decimal("1.50"), Path("/a")]}) == {"v": [str(UUID(int=1)), "1.50", "/a"]}
+    with pytest.raises(TypeError, match=r"builtins\.object has no JSON form"):
+        frames.dump({"v": object()})
+
+
+def test_what_was_in_one_frame_means_nothing_in_another() -> None:
+    frame = json.loads(frames.dump({"m": HumanMessage("x")})[4 + len(MARK) :])
+    assert through(frame) == frame
+
+
+async def test_what_cannot_be_given_to_a_tool_is_told_with_its_name(says: Says) -> None:
+    birth: Any = Birth()
+    process = await Process.born(birth, Options(timeout_s=5))
+    with pytest.raises(ToolFailed, match=r"tool 'one' cannot be given .*: builtins\.object has no JSON"):
+        await process.ask("tool 'one'", {"tool": "one", "state": {"a": object()}})
+    await process.close()
+    with pytest.raises(ToolFailed, match="tool 'one' cannot be given its arguments"):
+        await says(frames.dump({"id": 1, "interrupt": 1}), answer=lambda value, schema: object())
 
 
 @pytest.mark.parametrize(
     "body",
     [
+        *(b"", b"nope", MARK, b"\xff" * 16 + b"{}", b"\x80\x04N."),
+        *(MARK + body for body in (b"nope", b"[]", b'"x"', b"[" * 100_000, b'{"a":' * 100_000)),
+        MARK + b'{"n": ' + b"9" * 10_000 + b"}",
         *(
-            b"",
-            b"nope",
-            b"[]",
-            b'"x"',
-            b"\x80\x04N.",
-            b"[" * 100_000,
-            b'{"a":' * 100_000,
-            b'{"n": ' + b"9" * 10_000 + b"}",
+            MARK + b'{"%b": %b}' % (MARK, content)
+            for content in (
+                *(b"1", b"[]", b'"x"', b'["message"]', b'["message", 1]', b'["nothing", 1]', b'["bytes", "x"]'),
+                *(b'["message", {"type": "os.system", "data": {}}]', b'["message", {"type": "human"}]'),
+                *(b'["message", {"type": "tool", "data": {"content": "x"}}]', b'["document", {"page_content": 1}]'),
+                *(b'["document", []]', b'["bytes", {}]', b"{}", b"null"),
+            )
         ),
-        *(b'{"$message": {"type": "os.system", "data": {}}}', b'{"$message": 1}', b'{"$message": {"type": "human"}}'),
-        b'{"$message": {"type": "tool", "data": {"content": "x"}}}',
     ],
 )
 def test_what_is_no_frame_is_an_error_of_few_kinds(body: bytes) -> None:
@@ -124,14 +159,15 @@ Says = Callable[..., Awaitable[Any]]
 def says() -> Says:
     """What the service makes of a call whose child says this."""
 
-    async def says(said: bytes, *, limit_s: float = 5, answer: Any = None) -> Any:
+    async def says(said: bytes, *, limit_s: float = 5, answer: Any = None, output_bytes: int = 1024) -> Any:
         birth: Any = Birth()
-        process = await Process.born(birth, Options(timeout_s=limit_s, output_bytes=1024))
-        birth.child.sendall(said)
+        process = await Process.born(birth, Options(timeout_s=limit_s, output_bytes=output_bytes))
+        sending = asyncio.create_task(asyncio.to_thread(birth.child.sendall, said))  # more than a pipe holds
         try:
             return await process.ask("tool 'one'", {"tool": "one"}, answer)
         finally:
             await process.close()
+            await asyncio.gather(sending, return_exceptions=True)
             assert birth.killed == 1
 
     return says
@@ -144,13 +180,44 @@ async def test_an_answer_is_taken(says: Says) -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        *(b"\0\0\0\4nope", frames.dump({"id": 2, "result": 1}), frames.dump({"result": 1}), frames.dump({"id": [1]})),
-        *(b"\0\0\0\2[]", frames.dump({"id": None}), frames.dump({"id": 1, "interrupt": 1}) * 9),
+        *(
+            b"\0\0\0\4nope",
+            b"\0\0\0\x12" + MARK + b"[]",
+            frames.dump({"id": 2, "result": 1}),
+            frames.dump({"result": 1}),
+            frames.dump({"id": [1]}),
+        ),
+        *(frames.dump({"id": None}), frames.dump({"id": 1, "interrupt": 1}) * 9),
     ],
 )
 async def test_a_child_that_breaks_the_protocol_is_killed(says: Says, said: bytes) -> None:
     with pytest.raises(ToolFailed, match="tool 'one' was stopped, since its process broke the protocol"):
         await says(said, answer=lambda value, schema: None)
+
+
+@pytest.mark.parametrize("count", [MOST_MESSAGES, MOST_MESSAGES + 1])
+async def test_a_frame_has_so_many_messages_and_no_more(says: Says, count: int) -> None:
+    answer = frames.dump({"id": 1, "result": [HumanMessage("x")] * count})
+    if count <= MOST_MESSAGES:
+        assert len((await says(answer, output_bytes=2**20))["result"]) == count
+    else:
+        with pytest.raises(ToolFailed, match="broke the protocol"):
+            await says(answer, output_bytes=2**20)
+
+
+async def test_a_large_frame_does_not_hold_up_the_loop(monkeypatch: pytest.MonkeyPatch, says: Says) -> None:
+    loaded_in = set()
+    load = frames.load
+
+    def noted(*arguments: Any, **named: Any) -> Any:
+        loaded_in.add(threading.current_thread())
+        return load(*arguments, **named)
+
+    monkeypatch.setattr(frames, "load", noted)
+    await says(frames.dump({"id": 1, "result": "x" * 2**17}), output_bytes=2**20)
+    assert threading.main_thread() not in loaded_in
+    await says(frames.dump({"id": 1, "result": "x"}))
+    assert threading.main_thread() in loaded_in
 
 
 async def test_a_child_that_is_dead_already_is_not_waited_for() -> None:
@@ -224,6 +291,49 @@ def test_a_spec_that_describes_no_tool_is_refused(change: dict[str, Any]) -> Non
         proxy.tool(SPEC | change)
 
 
+def bomb(levels: int) -> dict[str, Any]:
+    """A schema that doubles with each level when it is inlined."""
+    found: dict[str, Any] = {"level0": {"type": "string"}}
+    for level in range(1, levels):
+        below = {"$ref": f"#/$defs/level{level - 1}"}
+        found[f"level{level}"] = {"type": "object", "properties": {"x": below, "y": below}}
+    return {"type": "object", "properties": {"p": {"$ref": f"#/$defs/level{levels - 1}"}}, "$defs": found}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        found = {"anyOf": [found]}
+    return {"type": "object", "properties": {"p": found}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        (bomb(18), r"has a \$ref"),
+        ({"properties": {"p": {"anyOf": [{"$ref": "#/nowhere"}]}}}, r"has a \$ref"),
+        (nested(30), "more than 50 levels"),
+        (nested(400), "more than 50 levels"),
+        ({"properties": {f"p{n}": {"description": "x" * 100} for n in range(1000)}}, r"of \d+ bytes, of 65536"),
+        ({"properties": 1}, "has properties that are none"),
+        ({"properties": []}, "has properties that are none"),
+        ({"properties": {"p": None}}, "has properties that are none"),
+    ],
+)
+def test_a_schema_that_others_could_not_walk_through_is_refused(schema: dict[str, Any], words: str) -> None:
+    with pytest.raises(ToolScriptError, match=f"tool 'one'.*{words}"):
+        proxy.tool(SPEC | {"schema": schema})
+
+
+@pytest.mark.parametrize(
+    "schema", [{}, {"type": "object"}, {"type": "string"}, {"title": {}, "required": 5}, nested(20)]
+)
+def test_an_odd_schema_is_harmless(schema: dict[str, Any]) -> None:
+    made = proxy.tool(SPEC | {"schema": schema})
+    assert convert_to_openai_tool(made)["function"]["name"] == "one"
+    assert made.args == schema.get("properties", {})
+
+
 @pytest.mark.parametrize(
     "result",
     [
@@ -267,6 +377,29 @@ def test_a_directory_is_measured_within_its_limits(tmp_path: Path) -> None:
     assert directory.measure(str(tmp_path / "nowhere"), 1, 1) == 0
 
 
+async def test_a_directory_that_takes_long_to_measure_is_measured_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+
+    def measure(*_: Any) -> int:
+        looks.append(time.thread_time())
+        while time.thread_time() < looks[-1] + 0.02:
+            pass
+        return 0
+
+    monkeypatch.setattr(directory, "measure", measure)
+    monkeypatch.setattr(process_module, "_LOOK_S", 0.01)
+    birth: Any = Birth()
+    process = await Process.born(birth, Options())
+    await asyncio.sleep(0.7)
+    await process.close()
+    assert 1 <= len(looks) < 4
+
+
+def test_what_no_measure_finds_is_bounded() -> None:
+    """Deleted files that are open."""
+    assert Options().file_bytes * Options().open_files <= 2 * 2**30
+
+
 def deep(root: Path, levels: int) -> None:
     here = os.open(root, os.O_RDONLY)
     for _ in range(levels):
@@ -293,6 +426,43 @@ def test_a_directory_deeper_than_any_path_is_too_much_and_can_be_removed(tmp_pat
     assert not root.exists()
     assert outside.read_text() == "stays"
     directory.remove(str(root))  # twice does no harm
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where temporary directories are made."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_what_nobody_uses_is_removed_and_nothing_else(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used, held = directory.held_root()
+    abandoned, dropped = directory.held_root()
+    os.close(dropped)
+    deep(Path(abandoned), 100)
+    other = temporary / "agent-executor-tools-other"
+    other.mkdir()
+    (temporary / "agent-executor-tools-link.locked").symlink_to(other)
+    (temporary / "agent-executor-tools-file.locked").write_text("x")
+    directory.remove_abandoned()
+    assert not Path(abandoned).exists()
+    assert len([*temporary.iterdir()]) == 4
+    os.close(held)
+    monkeypatch.setattr("os.getuid", lambda: -1)
+    directory.remove_abandoned()
+    assert Path(used).exists()
+
+
+def test_what_killed_processes_left_is_removed_by_the_next(temporary: Path) -> None:
+    killed, living = Nursery(), Nursery()
+    killed.start()
+    assert len([*temporary.iterdir()]) == 2
+    killed._process.kill()
+    killed._process.wait()
+    Nursery().close()
+    assert [str(each) for each in temporary.iterdir()] == [living.directory]
+    living.close()
+    killed.close()
 
 
 # the filter
@@ -333,6 +503,7 @@ def test_the_filter_of_each_architecture(name: str, network: bool) -> None:
     refused = [call for call in seccomp.REFUSED.split() if syscalls.number(call, machine) is not None]
     assert len(refused) > 90
     assert {asked(call) for call in [*refused, "truncate"]} == {"EPERM"}
+    assert {"inotify_init1", "inotify_add_watch"} <= {*refused}
     assert {asked(call) for call in seccomp.ABSENT.split()} == {"ENOSYS"}
     assert asked("fchmodat") == asked("utimensat") == "pretended"
     inet = "allowed" if network else "EPERM"
@@ -348,6 +519,8 @@ def test_the_filter_of_each_architecture(name: str, network: bool) -> None:
     threads = 0x3D0F00
     assert asked("clone", threads) == "allowed"
     assert [asked("clone", flags) for flags in (17, 0, threads | 0x10000000, threads | 0x40000000)] == ["EPERM"] * 4
+    assert [asked("clone", threads & ~shared) for shared in (0x100, 0x200, 0x400, 0x800, 0x10000)] == ["EPERM"] * 5
+    assert [asked("close_range", 3, 9, flags) for flags in (0, 4, 2, 6, 8)] == ["allowed"] * 2 + ["EPERM"] * 3
     for call in ("kill", "tgkill"):
         assert [asked(call, process) for process in (os.getpid(), 1, 0, 2**32 - 1)] == ["allowed", *["EPERM"] * 3]
     assert [asked("prlimit64", process) for process in (0, os.getpid(), 1)] == ["allowed", "allowed", "EPERM"]
@@ -412,8 +585,94 @@ def test_a_zygote_that_the_system_does_not_start_leaves_nothing(
     assert [*tmp_path.iterdir()] == []
 
 
+def test_no_job_can_guess_anothers_directory(nursery: Nursery) -> None:
+    lives = [nursery.bear(Options(mode="best-effort").order()) for _ in range(2)]
+    names = {Path(life.directory).name for life in lives}
+    for life in lives:
+        nursery.kill(life)
+        life.pipe.close()
+        life.ended.result(5)
+        directory.remove(life.directory)
+    assert len(names) == 2
+    assert {len(name) for name in names} == {32}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what hides is Linux's")
+def test_a_process_that_hides_belongs_to_root() -> None:
+    program = (
+        "import ctypes; from agent_executor.sandbox import confine; confine.hide(); print(ctypes.CDLL(None).prctl(3))"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert shown == "0\n"
+
+
 def test_the_zygote_has_one_thread_so_that_it_may_fork(nursery: Nursery) -> None:
     assert nursery.threads == 1
+
+
+def test_a_child_that_cannot_be_forked_leaves_the_zygote_and_its_other_children(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fork() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    control, theirs = socket.socketpair()
+    ours, pipe = socket.socketpair()
+    with control, theirs, ours:
+        socket.send_fds(control, [b'{"bear": 7}\n'], [pipe.fileno()])
+        pipe.close()
+        monkeypatch.setattr("os.fork", fork)
+        assert Zygote(theirs, "/nowhere")._read()
+        assert json.loads(control.recv(1000)) == {"died": 7, "status": None, "unborn": os.strerror(errno.EAGAIN)}
+        assert ours.recv(1) == b""
+
+
+async def test_a_child_that_never_lived_may_live_when_it_is_tried_again() -> None:
+    birth: Any = Birth()
+    process = await Process.born(birth, Options(timeout_s=5))
+    birth.life.unborn = "no room"
+    birth.life.ended.set_result(None)
+    birth.child.close()
+    with pytest.raises(SandboxUnavailable, match=r"cannot start another one \(no room\)") as raised:
+        await process.ask("tool 'one'", {"tool": "one"})
+    assert may_pass(raised.value)
+    await process.close()
+
+
+async def test_what_is_missing_is_told_though_who_asked_first_was_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        is_alive = True
+        missing: ClassVar[list[str]] = []
+        closed = False
+
+        def start(self) -> None:
+            time.sleep(0.1)
+            self.missing = ["Landlock (not here)"]  # type: ignore[misc]
+
+        def close(self) -> None:
+            self.closed = True
+
+    monkeypatch.setattr("agent_executor.sandbox.pool.Nursery", Slow)
+    sandbox = Sandbox(Options(mode="best-effort"))
+    with capture_logs() as logs:
+        asked = [asyncio.create_task(sandbox.nursery()) for _ in range(3)]
+        await asyncio.sleep(0.02)
+        asked[0].cancel()
+        assert await asked[1] is await asked[2] is await sandbox.nursery()
+    assert [each["event"] for each in logs] == ["sandbox_weakened"]
+    assert logs[0]["missing"] == ["Landlock (not here)"]
+    await sandbox.close()
+
+
+async def test_a_sandbox_that_is_closed_while_it_starts_leaves_nothing() -> None:
+    sandbox = Sandbox(Options(mode="best-effort"))
+    asked = asyncio.create_task(sandbox.open())
+    await asyncio.sleep(0.02)
+    asked.cancel()
+    await sandbox.close()
+    assert sandbox._nursery is not None
+    assert not sandbox._nursery.is_alive
+    assert not Path(sandbox._nursery.directory).exists()  # noqa: ASYNC240
 
 
 async def test_a_sandbox_starts_another_zygote_when_one_has_died() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import operator
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from langchain.tools import ToolRuntime
+from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from langchain_core.tools import BaseTool, ToolException
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -17,9 +20,11 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import Command
 
 from agent_executor.definition import Definition
-from agent_executor.errors import ToolFailed, ToolScriptError
+from agent_executor.errors import ToolFailed, ToolScriptError, ToolTimeout
 from agent_executor.retries import may_pass
 from agent_executor.sandbox import scripts
+from agent_executor.sandbox.nursery import Nursery
+from agent_executor.sandbox.options import Options
 from agent_executor.sandbox.pool import Sandbox
 from agent_executor.sandbox.proxy import ToolRaised
 from tests.definitions import adder, agent, tool
@@ -121,6 +126,65 @@ async def test_scripts_share_nothing_but_the_process(sandbox: Sandbox) -> None:
     assert [each.content for each in state["messages"][1:]] == ["a", "b"]
 
 
+ORDINARY = {
+    "a model of arguments": (
+        "from typing import List, Optional\nfrom pydantic import BaseModel, Field\n"
+        "class In(BaseModel):\n    x: int\n"
+        "class Arguments(BaseModel):\n    q: Optional[List[In]] = Field(None, description='Q.')\n"
+        "@tool(args_schema=Arguments)\ndef one(q=None):\n    'T.'\n    return f'{q[0].x} {type(q[0]).__name__}'\n",
+        {"q": [{"x": 1}]},
+        "1 In",
+    ),
+    "a dataclass": (
+        "from dataclasses import dataclass\n@dataclass\nclass Point:\n    x: int\n"
+        "@tool\ndef one() -> str:\n    'T.'\n    return str(Point(1))\n",
+        {},
+        "Point(x=1)",
+    ),
+    "a dataclass with annotations that are text": (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom typing import ClassVar\n"
+        "@dataclass\nclass Point:\n    n: ClassVar[int] = 0\n    x: int = 1\n"
+        "one = __import__('langchain_core.tools').tools.tool('one', description='T.')(lambda: str(Point()))\n",
+        {},
+        "Point(x=1)",
+    ),
+    "a model that refers to itself": (
+        "from pydantic import BaseModel\nclass In(BaseModel):\n    x: int\n    y: 'In | None' = None\n"
+        "@tool\ndef one(q: In) -> str:\n    'T.'\n    return str(q.y)\n",
+        {"q": {"x": 1, "y": {"x": 2}}},
+        "x=2 y=None",
+    ),
+    "types of a function": (
+        "from pydantic import BaseModel\ndef make():\n    class In(BaseModel):\n        x: int\n"
+        "    @tool\n    def one(q: In) -> str:\n        'T.'\n        return str(q)\n    return one\none = make()\n",
+        {"q": {"x": 1}},
+        "x=1",
+    ),
+    "its source": (
+        "import inspect\n@tool\ndef one() -> str:\n    'T.'\n    return inspect.getsource(one.func)[:24] + __file__\n",
+        {},
+        "@tool\ndef one() -> str:\n<tool one>",
+    ),
+    "a class that is pickled": (
+        "import pickle\nclass A: pass\n"
+        "@tool\ndef one() -> str:\n    'T.'\n    return type(pickle.loads(pickle.dumps(A()))).__name__\n",
+        {},
+        "A",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+async def test_a_script_is_an_ordinary_module(sandbox: Sandbox, name: str) -> None:
+    source, arguments, content = ORDINARY[name]
+    whole = source if "__future__" in source else HEAD + source
+    parsed = Definition.model_validate(agent([{"text": "x"}], tools=[tool("one", whole)]))
+    async with sandbox.box(parsed.tool_definitions) as box:
+        asks = AIMessage("", tool_calls=[{"name": "one", "args": arguments, "id": "call-1"}])
+        state = await _graph(await box.tools()).ainvoke({"messages": [asks]})
+    assert state["messages"][-1].content == content
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [
@@ -156,6 +220,10 @@ SCHEMAS = [
     "  def _run(self, a: int) -> str:\n    'x'\none = One()\n",
     "from langchain_core.tools import StructuredTool\none = StructuredTool(name='one', description='D.', "
     "args_schema={'type': 'object', 'properties': {'a': {'type': 'integer'}}}, func=lambda a: 'x')\n",
+    "from pydantic import BaseModel\nclass In(BaseModel):\n    x: int\nclass Out(BaseModel):\n    i: list[In]\n"
+    "    j: In\n@tool\ndef one(a: Out, b: In | None = None) -> str:\n    'D.'\n",
+    "from pydantic import BaseModel\nclass In(BaseModel):\n    x: int\n    y: 'list[In] | None' = None\n"
+    "@tool\ndef one(a: In) -> str:\n    'D.'\n",
 ]
 
 
@@ -164,6 +232,38 @@ async def test_a_tool_looks_to_a_model_as_it_would_in_process(sandbox: Sandbox, 
     found = convert_to_openai_tool(await loaded(sandbox, "one", source))
     assert found == convert_to_openai_tool(scripts.load("one", HEAD + source))
     assert not {"runtime", "state", "i"} & found["function"]["parameters"]["properties"].keys()
+
+
+BOMB = (
+    "from langchain_core.tools import StructuredTool\ndefs = {'a0': {'type': 'string'}}\nfor n in range(1, 40):\n"
+    "    below = {'$ref': f'#/$defs/a{n - 1}'}\n"
+    "    defs[f'a{n}'] = {'type': 'object', 'properties': {'x': below, 'y': below}}\n"
+    "schema = {'type': 'object', 'properties': {'p': {'$ref': '#/$defs/a39'}}, '$defs': defs}\n"
+    "one = StructuredTool(name='one', description='D.', args_schema=schema, func=lambda p: 'x')\n"
+)
+
+
+async def test_a_schema_that_grows_without_end_is_the_childs_own_problem(nursery: Nursery) -> None:
+    sandbox = Sandbox(Options(mode="best-effort", timeout_s=0.5), nursery)
+    with pytest.raises((ToolFailed, ToolTimeout), match="the script of tool 'one'"):
+        await loaded(sandbox, "one", BOMB)
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ("{'properties': {'p': {'$ref': '#/nowhere'}}}", "Reference '#/nowhere' not found"),
+        ("{'properties': 1}", "properties that are none"),
+        ("{'properties': {'p': {'enum': ['x' * 100] * 1000}}}", "of 65536"),
+    ],
+)
+async def test_a_tool_whose_schema_is_none_is_told_so(sandbox: Sandbox, schema: str, words: str) -> None:
+    source = (
+        "from langchain_core.tools import StructuredTool\n"
+        f"one = StructuredTool(name='one', description='D.', args_schema={schema}, func=lambda: 'x')\n"
+    )
+    with pytest.raises(ToolScriptError, match=words):
+        await loaded(sandbox, "one", source)
 
 
 @pytest.mark.parametrize(
@@ -192,9 +292,44 @@ async def test_a_tool_may_return_an_artifact(result: Call) -> None:
     assert (found.content, found.artifact) == ("text", {"rows": [1]})
 
 
+async def test_an_artifact_keeps_messages_documents_and_bytes(result: Call) -> None:
+    source = (
+        "from decimal import Decimal\nfrom uuid import UUID\nfrom langchain_core.documents import Document\n"
+        "@tool(response_format='content_and_artifact')\ndef one() -> Any:\n    'T.'\n"
+        "    return 'text', [HumanMessage('x'), Document('y'), b'z', UUID(int=1), Decimal('1.5'), {'$message': 1}]\n"
+    )
+    texts = ["00000000-0000-0000-0000-000000000001", "1.5"]
+    expected = [HumanMessage("x"), Document("y"), b"z", *texts, {"$message": 1}]
+    assert (await result(source)).artifact == expected
+
+
+async def test_state_may_hold_what_looks_like_the_protocol(result: Call) -> None:
+    source = (
+        "@tool\ndef one(state: Annotated[dict, InjectedState]) -> str:\n    'T.'\n    return repr(state['files'])\n"
+    )
+    files = {"$message": "hello", "b": b"bytes"}
+    assert (await result(source, files=files)).content == repr(files)
+    assert (await result(source, files={"$message": "hello"})).content == repr({"$message": "hello"})
+
+
+async def test_state_that_cannot_be_sent_fails_the_call_that_needs_it(result: Call) -> None:
+    source = "@tool\ndef one(state: Annotated[dict, InjectedState]) -> str:\n    'T.'\n    return 'x'\n"
+    with pytest.raises(ToolFailed, match=r"tool 'one' cannot be given .* the state: builtins.object has no JSON form"):
+        await result(source, files={"a": object()})
+
+
 async def test_an_artifact_without_a_json_form_is_refused(result: Call) -> None:
     source = "@tool(response_format='content_and_artifact')\ndef one() -> Any:\n    'T.'\n    return 'text', object()\n"
     with pytest.raises(ToolFailed, match=r"tool 'one': .*cannot leave the sandbox.*builtins.object has no JSON form"):
+        await result(source)
+
+
+async def test_an_artifact_whose_form_fails_is_refused(result: Call) -> None:
+    source = (
+        "class Odd:\n    def isoformat(self): return 1 / 0\n"
+        "@tool(response_format='content_and_artifact')\ndef one() -> Any:\n    'T.'\n    return 'text', Odd()\n"
+    )
+    with pytest.raises(ToolFailed, match=r"tool 'one': .*cannot leave the sandbox: division by zero"):
         await result(source)
 
 
@@ -280,6 +415,7 @@ async def test_an_exception_is_raised_by_name_with_its_place_in_the_script(resul
         await result(f"@tool\n{kind} one() -> str:\n    'T.'\n    raise LookupError('no luck')\n")
     assert type(raised.value).__name__ == "LookupError"
     assert '"<tool one>", line 11, in one' in raised.value.__notes__[0]
+    assert "raise LookupError('no luck')\n" in raised.value.__notes__[0]
 
 
 @pytest.mark.parametrize(
@@ -319,6 +455,22 @@ async def test_a_tool_that_exits_fails_its_call(result: Call) -> None:
         await result("import sys\n@tool\ndef one() -> str:\n    'T.'\n    sys.exit(3)\n")
 
 
+class Hurried(Options):
+    """A second of CPU time for a whole run."""
+
+    cpu_s = 1
+
+
+async def test_a_tool_that_uses_up_its_cpu_time_is_told_so(nursery: Nursery) -> None:
+    source = HEAD + "@tool\ndef one() -> str:\n    'T.'\n    while True: pass\n"
+    parsed = Definition.model_validate(agent([{"text": "x"}], tools=[tool("one", source)]))
+    async with Sandbox(Hurried(mode="best-effort", timeout_s=20), nursery).box(parsed.tool_definitions) as box:
+        asks = AIMessage("", tool_calls=[{"name": "one", "args": {}, "id": "call-1"}])
+        graph = _graph(await box.tools())
+        with pytest.raises(ToolFailed, match="tool 'one' used its process's 1 s of CPU time and was stopped"):
+            await graph.ainvoke({"messages": [asks]})
+
+
 async def test_print_goes_nowhere_and_blocks_nothing(result: Call) -> None:
     assert (
         await result("@tool\ndef one() -> str:\n    'T.'\n    print('x' * 10**7)\n    return 'ran'\n")
@@ -345,6 +497,74 @@ async def test_a_tool_may_interrupt_and_is_answered_in_order(sandbox: Sandbox, k
             asked.append([each.value for each in state.get("__interrupt__", [])])
     assert asked == [[{"ask": 1}], ["a?"], []]
     assert state["messages"][-1].content == "a {'b': 1}"
+
+
+LOCKED = (
+    "import asyncio\nlock = asyncio.Lock()\n@tool\nasync def one(n: int) -> str:\n    'T.'\n"
+    "    async with lock:\n        await asyncio.sleep(0.05)\n"
+    "        there = await asyncio.to_thread(os.environ.get, 'AGENT_EXECUTOR_IDEMPOTENCY_KEY')\n"
+    "    return f\"{n} {there == os.environ['AGENT_EXECUTOR_IDEMPOTENCY_KEY']} {there}\"\n"
+)
+
+
+async def side_by_side(sandbox: Sandbox, source: str, calls: int) -> list[str]:
+    """What that many calls of the tool `one` return, each with the key of its number."""
+    parsed = Definition.model_validate(agent([{"text": "x"}], tools=[tool("one", HEAD + source)]))
+    async with sandbox.box(parsed.tool_definitions) as box, asyncio.timeout(5):
+        made = (await box.tools())["one"]
+
+        async def call(n: int) -> str:
+            config: Any = {"configurable": {"idempotency_key": f"key-{n}"}}
+            given: Any = {"state": {}, "context": None, "config": config, "stream_writer": print, "store": None}
+            arguments = {"n": n, "runtime": ToolRuntime(**given, tool_call_id=str(n))}
+            found = await made.ainvoke({"type": "tool_call", "name": "one", "id": str(n), "args": arguments})
+            return str(found.content)
+
+        return await asyncio.gather(*map(call, range(calls)))
+
+
+async def test_coroutines_of_one_step_share_what_belongs_to_a_loop(sandbox: Sandbox) -> None:
+    assert await side_by_side(sandbox, LOCKED, 3) == [f"{n} True key-{n}" for n in range(3)]
+
+
+POOLED = (
+    "from concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor(1)\nmeet = threading.Barrier(CALLS)\n"
+    "def key(_=None): return os.environ.get('AGENT_EXECUTOR_IDEMPOTENCY_KEY', 'none')\n"
+    "def inner(found):\n    thread = threading.Thread(target=lambda: found.append(key()))\n"
+    "    thread.start(); thread.join()\n    return found[0]\n"
+    "@tool\ndef one(n: int) -> str:\n    'T.'\n    meet.wait(10)\n"
+    "    found = [pool.submit(key).result(), *pool.map(key, [1]), inner([])]\n    meet.wait(10)\n"
+    "    return ' '.join(found)\n"
+)
+
+
+@pytest.mark.parametrize(("calls", "in_a_thread"), [(1, "key-0"), (2, "none")])
+async def test_threads_of_a_tool_have_its_key(sandbox: Sandbox, calls: int, in_a_thread: str) -> None:
+    found = await side_by_side(sandbox, POOLED.replace("CALLS", str(calls)), calls)
+    assert found == [f"key-{n} key-{n} {in_a_thread}" for n in range(calls)]
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+async def test_a_tool_may_run_coroutines_of_its_own(result: Call, kind: str) -> None:
+    source = "    async def f():\n        await asyncio.sleep(0.01)\n        return 'ran'\n"
+    run = "asyncio.run(f())" if kind == "def" else "await f()"
+    found = await result(f"import asyncio\n@tool\n{kind} one() -> str:\n    'T.'\n{source}    return {run}\n")
+    assert found.content == "ran"
+
+
+@pytest.mark.parametrize("ends", ["raise SystemExit(3)", "asyncio.get_running_loop().stop()"])
+async def test_the_loop_outlives_what_a_tool_does_to_it(sandbox: Sandbox, ends: str) -> None:
+    source = (
+        f"import asyncio\nasync def end():\n    {ends}\n"
+        "@tool\nasync def one() -> str:\n    'T.'\n    task = asyncio.create_task(end())\n"
+        "    await asyncio.sleep(0.01)\n    return str(task.done())\n"
+    )
+    parsed = Definition.model_validate(agent([{"text": "x"}], tools=[tool("one", HEAD + source)]))
+    asks = AIMessage("", tool_calls=[{"name": "one", "args": {}, "id": "call-1"}])
+    async with sandbox.box(parsed.tool_definitions) as box, asyncio.timeout(5):
+        graph = _graph(await box.tools())
+        for _ in range(2):
+            assert (await graph.ainvoke({"messages": [asks]}))["messages"][-1].content == "True"
 
 
 async def test_calls_of_one_step_run_side_by_side_each_with_its_key(sandbox: Sandbox) -> None:

@@ -14,8 +14,8 @@ CANARY = "canary-4711"
 def test_the_smallest_environment_is_enough(environment: dict[str, str]) -> None:
     settings = load()
     assert settings.postgres_host == "db.example"
+    assert settings.redis_url is not None
     assert settings.redis_url.get_secret_value() == environment["REDIS_URL"]
-    assert settings.nats_url.get_secret_value() == environment["NATS_URL"]
 
 
 def test_the_defaults_are_those_of_the_contract(settings: Settings) -> None:
@@ -47,6 +47,30 @@ def test_all_that_is_missing_and_all_that_is_wrong_is_named_at_once(
 
 
 @pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({}, "VAULT_ROLE"),
+        ({"VAULT_ROLE_ID": "x"}, "VAULT_SECRET_ID"),
+        ({"VAULT_SECRET_ID": "x"}, "VAULT_ROLE_ID"),
+    ],
+)
+def test_with_a_vault_a_way_to_log_in_is_all_that_is_needed(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, given: dict[str, str], missing: str
+) -> None:
+    for name in environment:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("VAULT_ADDR", "http://vault.example:8200")
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"^missing environment variables: {missing}$"):
+        load()
+    monkeypatch.setenv(missing, "x")
+    assert load().postgres_host is None
+    monkeypatch.setenv("VAULT_TOKEN", "x")
+    assert load()
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("POSTGRES_POOL_SIZE", "1"),
@@ -65,6 +89,45 @@ def test_numbers_out_of_range_are_refused(name: str, value: str, monkeypatch: py
         load()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("K_SINK", f"htp://user:{CANARY}@host"),
+        ("K_SINK", CANARY),
+        ("REDIS_URL", f"redis://:{CANARY}/x@host:6379/0"),
+        ("REDIS_URL", f"redis://:123?{CANARY}@host:6379/0"),
+        ("REDIS_URL", f"redis://host:{CANARY}"),
+        ("REDIS_URL", f"http://{CANARY}"),
+        ("REDIS_URL", f"redis://[{CANARY}@host"),
+        ("NATS_URL", f"nats://host:4222,nats://user:{CANARY}/x@host:4222"),
+        ("NATS_URL", f"{CANARY}://host"),
+    ],
+)
+@pytest.mark.usefixtures("environment")
+def test_an_address_that_cannot_be_read_is_refused_unseen(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"bad environment variables: {name}: .*must be a") as raised:
+        load()
+    assert CANARY not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("K_SINK", "http://user:a%40b@host/path?token=x"),
+        ("REDIS_URL", "rediss://:a,b%2Fc@host/0?x=y"),
+        ("REDIS_URL", "unix://user:word@/run/redis.sock?db=0"),
+        ("NATS_URL", "nats://user:word@a:4222,tls://token@b,localhost:4222,c"),
+    ],
+)
+@pytest.mark.usefixtures("environment")
+def test_addresses_of_all_kinds(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    load()
+
+
 def test_no_secret_shows(settings: Settings) -> None:
     shown = f"{settings} {settings!r} {settings.model_dump_json()}"
     assert "secret@" not in shown
@@ -80,7 +143,7 @@ def test_the_dsn_leads_to_the_schema_whatever_the_password(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POSTGRES_PASSWORD", "it's a 'trap' \\ host=evil")
-    found = conninfo_to_dict(load().dsn())
+    found = conninfo_to_dict((settings := load()).dsn(settings.explicit()["postgres"]))
     assert found["host"] == "db.example"
     assert found["password"] == "it's a 'trap' \\ host=evil"
     options = str(found["options"])

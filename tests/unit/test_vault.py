@@ -11,23 +11,40 @@ import pytest
 from hvac.exceptions import Forbidden, InvalidPath, VaultDown
 from requests.exceptions import ConnectionError as RequestsConnectionError
 
-from agent_executor import metrics, vault
-from agent_executor.errors import ModelUnavailable, Unavailable
-from agent_executor.vault import Credentials, Vault
+from agent_executor import metrics
+from agent_executor.credentials import Credentials
+from agent_executor.errors import Unavailable, VaultDenied
+from agent_executor.vault import Grant, Vault
 
 TOKEN = "token-4711"
+
+
+class FakeLogin:
+    """Gives tokens, all different."""
+
+    who = "role tester"
+
+    def __init__(self, again: bool = False) -> None:
+        self.again = again
+        self.count = 0
+
+    def __call__(self, client: Any) -> Grant:
+        self.count += 1
+        return Grant(f"{TOKEN}-{self.count}", 0, renewable=False)
 
 
 class FakeClient:
     """Stands for hvac.Client: `client.secrets.kv.v2` and `client.sys`."""
 
     def __init__(self, **arguments: Any) -> None:
+        self.token = ""
         assert arguments["timeout"] <= 5
         self.secrets = self.kv = self.v2 = self.sys = self
         self.kept: dict[str, dict[str, str]] = {}
         self.failure: Exception | None = None
         self.health: Any = {"initialized": True, "sealed": False}
         self.asked: list[str] = []
+        self.lease_s = 0.0
 
     def read_secret_version(self, *, path: str, mount_point: str, raise_on_deleted_version: bool) -> Any:
         self.asked.append(f"{mount_point}/{path}")
@@ -35,7 +52,7 @@ class FakeClient:
             raise self.failure
         if path not in self.kept:
             raise InvalidPath
-        return {"data": {"data": self.kept[path]}}
+        return {"data": {"data": self.kept[path]}, "lease_duration": self.lease_s}
 
     def read_health_status(self, *, method: str, standby_ok: bool) -> Any:
         if self.failure is not None:
@@ -52,7 +69,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
 
 @pytest.fixture
 def secrets(client: FakeClient) -> Vault:
-    return Vault("http://vault.example:8200", TOKEN, mount="secret", path="agent-executor")
+    return Vault("http://vault.example:8200", FakeLogin(), mount="secret", path="agent-executor")
 
 
 async def test_a_secret_is_read_below_mount_and_path(client: FakeClient, secrets: Vault) -> None:
@@ -65,21 +82,19 @@ async def test_where_there_is_none_the_secret_is_empty(secrets: Vault) -> None:
     assert await secrets.secret("llm-providers/openai") == {}
 
 
-async def test_a_secret_is_read_again_only_when_it_is_old(
-    client: FakeClient, secrets: Vault, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_secret_is_read_again_only_when_it_is_old(client: FakeClient, secrets: Vault) -> None:
     client.kept["agent-executor/a"] = {"api_key": "old"}
     assert await secrets.secret("a") == {"api_key": "old"}
     client.kept["agent-executor/a"] = {"api_key": "new"}
     assert await secrets.secret("a") == {"api_key": "old"}
-    monkeypatch.setattr(vault, "REFRESH_S", 0)
-    assert await secrets.secret("a") == {"api_key": "new"}
+    fresh = Vault("http://vault.example:8200", FakeLogin(), mount="secret", path="agent-executor", refresh_s=0)
+    assert await fresh.secret("a") == {"api_key": "new"}
 
 
 async def test_a_refusal_is_counted_and_says_which_path(client: FakeClient, secrets: Vault) -> None:
     before = metrics.vault_auth_failures._value.get()
     client.failure = Forbidden(f"permission denied for {TOKEN}")
-    with pytest.raises(ModelUnavailable, match="secret/agent-executor/a") as raised:
+    with pytest.raises(VaultDenied, match="refuses role tester: reading secret/agent-executor/a") as raised:
         await secrets.secret("a")
     assert TOKEN not in str(raised.value)
     assert metrics.vault_auth_failures._value.get() == before + 1
@@ -93,6 +108,35 @@ async def test_an_outage_names_its_kind_and_nothing_else(
     with pytest.raises(Unavailable, match=type(failure).__name__) as raised:
         await secrets.secret("a")
     assert TOKEN not in str(raised.value)
+
+
+async def test_after_a_refusal_a_new_login_is_tried_once(client: FakeClient) -> None:
+    login = FakeLogin(again=True)
+    secrets = Vault("http://vault.example:8200", login, mount="secret", path="agent-executor")
+    client.failure = Forbidden()
+    with pytest.raises(VaultDenied):
+        await secrets.secret("a")
+    assert (login.count, len(client.asked)) == (2, 2)
+
+
+@pytest.mark.parametrize("failure", [VaultDown(), Forbidden()])
+async def test_what_was_read_serves_on_while_vault_gives_it_no_more(client: FakeClient, failure: Exception) -> None:
+    secrets = Vault("http://vault.example:8200", FakeLogin(), mount="secret", path="agent-executor", refresh_s=0)
+    client.kept["agent-executor/a"] = {"api_key": "k"}
+    await secrets.secret("a")
+    client.failure = failure
+    assert await secrets.secret("a") == {"api_key": "k"}
+
+
+async def test_a_secret_with_a_lease_serves_no_longer_than_that(client: FakeClient) -> None:
+    secrets = Vault("http://vault.example:8200", FakeLogin(), mount="secret", path="agent-executor", refresh_s=0)
+    client.kept["agent-executor/a"] = {"api_key": "k"}
+    client.lease_s = 0.01
+    await secrets.secret("a")
+    await asyncio.sleep(0.02)
+    client.failure = VaultDown()
+    with pytest.raises(Unavailable):
+        await secrets.secret("a")
 
 
 async def test_an_outage_is_not_remembered(client: FakeClient, secrets: Vault) -> None:
@@ -145,7 +189,7 @@ async def test_the_loop_is_free_while_vault_is_asked(client: FakeClient, secrets
 async def keys(client: FakeClient, environment: Mapping[str, Mapping[str, str]], provider: str, secrets: Any) -> Any:
     client.kept["agent-executor/llm-providers/openai"] = {"api_key": "vault", "base_url": "http://vault"}
     client.kept["agent-executor/llm-providers/scripted"] = {"api_key": "vault"}
-    return await Credentials(environment, secrets).of(provider)
+    return await Credentials({}, secrets, environment, str).of(provider)
 
 
 @pytest.mark.parametrize(

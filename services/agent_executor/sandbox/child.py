@@ -1,17 +1,21 @@
 """What runs in a child once it is confined: loads one job's scripts and calls their tools.
 
 Owns the child's end of the pipe. One thread reads; each call has a thread of its own, as calls of one step run side by
-side. Whatever a script does to this program concerns its own job only: the other side believes nothing of what it says.
+side; coroutines of all calls run on one event loop, so that they can share what belongs to a loop. Whatever a script
+does to this program concerns its own job only: the other side believes nothing of what it says.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import os
 import queue
 import socket
 import threading
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import langgraph.types
@@ -30,13 +34,29 @@ KEY = "AGENT_EXECUTOR_IDEMPOTENCY_KEY"
 
 _key: contextvars.ContextVar[str] = contextvars.ContextVar("key")
 _asking: contextvars.ContextVar[Any] = contextvars.ContextVar("asking")
+_keys: dict[int, str] = {}  # of the calls that run
 
 
 class _Environment(os._Environ[str]):
     """The environment, in which the key is that of the call that asks: calls run side by side."""
 
     def __getitem__(self, name: str) -> str:
-        return _key.get("") or super().__getitem__(name) if name == KEY else super().__getitem__(name)
+        return (_own_key() if name == KEY else "") or super().__getitem__(name)
+
+
+def _own_key() -> str:
+    """The call's; in a thread that no call started in a known way, that of the only call there is."""
+    found = _key.get(None)
+    keys = [*_keys.values()] if found is None else [found]
+    return keys[0] if len(keys) == 1 else ""
+
+
+def _submit(pool: ThreadPoolExecutor, task: Any, /, *arguments: Any, **named: Any) -> Any:
+    """Stands for ThreadPoolExecutor's: a pool's threads serve many calls, and each task is of one."""
+    return _plain_submit(pool, contextvars.copy_context().run, task, *arguments, **named)
+
+
+_plain_submit = ThreadPoolExecutor.submit
 
 
 class Child:
@@ -48,11 +68,13 @@ class Child:
         self._tools: dict[str, BaseTool] = {}
         self._answers: dict[int, queue.SimpleQueue[Any]] = {}
         self._sending = threading.Lock()
+        self._loop = _Loop()
 
     def serve(self) -> None:
         """Until the end."""
         os.environ.__class__ = _Environment
         langgraph.types.interrupt = _interrupt
+        ThreadPoolExecutor.submit = _submit  # type: ignore[assignment,method-assign]
         while (frame := frames.receive(self._pipe.recv)) is not None:
             if "scripts" in frame:
                 self._send(frame["id"], self._load(frame["scripts"]))
@@ -74,6 +96,7 @@ class Child:
         call_id = frame["id"]
         self._answers[call_id] = queue.SimpleQueue()
         _key.set(frame["key"])
+        _keys[call_id] = frame["key"]
         _asking.set(lambda value, schema: self._ask(call_id, value, schema))
         try:
             answer = {"result": _encoded(self._run(frame))}
@@ -84,7 +107,7 @@ class Child:
         except BaseException as error:  # noqa: BLE001 - handed to the other side
             answer = {"error": scripts.described(error, may_pass(error))}
         finally:
-            del self._answers[call_id]
+            del self._answers[call_id], _keys[call_id]
         self._send(call_id, answer)
 
     def _run(self, frame: dict[str, Any]) -> Any:
@@ -102,7 +125,7 @@ class Child:
         )
         node: Any = _Node([tool])
         if scripts.is_async(tool):
-            return asyncio.run(node._arun_one(call, "tool_calls", runtime))
+            return self._loop.result(node._arun_one(call, "tool_calls", runtime))
         return node._run_one(call, "tool_calls", runtime)
 
     def _ask(self, call_id: int, value: Any, schema: Any) -> Any:
@@ -115,15 +138,48 @@ class Child:
     def _send(self, call_id: int, answer: dict[str, Any]) -> None:
         try:
             frame = frames.dump({"id": call_id, **answer})
-        except (TypeError, ValueError, RecursionError) as error:
-            message = f"what the tool returns cannot leave the sandbox: {error}"
-            frame = frames.dump({"id": call_id, "refused": message[:1000]})
         except MemoryError:
             frame = frames.dump({"id": call_id, "limit": "TOOL_MEMORY_BYTES"})
+        except Exception as error:  # noqa: BLE001 - of a method of a script's own class, say
+            message = f"what the tool returns cannot leave the sandbox: {error}"
+            frame = frames.dump({"id": call_id, "refused": message[:1000]})
         if len(frame) - frames.HEADER_BYTES > self._output_bytes:
             frame = frames.dump({"id": call_id, "limit": "TOOL_OUTPUT_BYTES"})
         with self._sending:
             self._pipe.sendall(frame)
+
+
+class _Loop:
+    """An event loop in a thread of its own, from its first coroutine on."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting = threading.Lock()
+
+    def result(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """What comes of it; it has the context of the thread that waits here."""
+        with self._starting:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._run, args=(self._loop,), daemon=True).start()
+        found, error = asyncio.run_coroutine_threadsafe(_outcome(coroutine), self._loop).result()
+        if error is not None:
+            raise error
+        return found
+
+    @staticmethod
+    def _run(loop: asyncio.AbstractEventLoop) -> None:
+        while not loop.is_closed():  # a script's own task may stop it, or exit
+            with contextlib.suppress(BaseException):
+                loop.run_forever()
+
+
+async def _outcome(coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
+    """Its result or its exception, of which some would end the loop."""
+    try:
+        return await coroutine, None
+    except BaseException as error:  # noqa: BLE001
+        return None, error
 
 
 class _Node(ToolNode):

@@ -46,6 +46,12 @@ def die_with(parent: int) -> None:
             os._exit(1)
 
 
+def hide() -> None:
+    """Keep what this process knows from others of its user: no environment in `/proc`, no ptrace, no core dump."""
+    if sys.platform == "linux":
+        _prctl(_DUMPABLE, 0)
+
+
 def confine(directory: str, limits: Limits) -> list[str]:
     """Give up everything but `directory`; returns what could not be given up, in words, empty if all was.
 
@@ -63,6 +69,7 @@ def confine(directory: str, limits: Limits) -> list[str]:
     if sys.platform != "linux":
         return [*missing, f"Landlock and seccomp (they need Linux, and this is {sys.platform})"]
     with contextlib.suppress(OSError):  # the kernel's killer shall find the child before the service
+        _prctl(_DUMPABLE, 1)  # else it is root's to write
         Path("/proc/self/oom_score_adj").write_text("1000")
     step("no-new-privileges", lambda: _prctl(_NO_NEW_PRIVS, 1))
     step("capabilities", _drop_capabilities)
@@ -72,7 +79,7 @@ def confine(directory: str, limits: Limits) -> list[str]:
         step("Landlock", lambda: landlock.restrict(directory, readable, network=limits.network))
     else:
         missing.append("Landlock (not in this kernel, or switched off: Linux 5.13 with lsm=landlock)")
-    step("undumpable", lambda: _prctl(_DUMPABLE, 0))
+    step("undumpable", hide)
     architecture = syscalls.here()
     if architecture is None:
         missing.append(f"seccomp (no table of system calls for {os.uname().machine})")
@@ -85,12 +92,12 @@ def confine(directory: str, limits: Limits) -> list[str]:
 def _limit(limits: Limits) -> None:
     for kind, value in (
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_CPU, limits.cpu_s),
         (resource.RLIMIT_FSIZE, limits.file_bytes),
         (resource.RLIMIT_NOFILE, limits.open_files),
         (resource.RLIMIT_MEMLOCK, 0),
     ):
         _lower(kind, value)
+    _lower(resource.RLIMIT_CPU, limits.cpu_s, spare=1)  # SIGXCPU says what it was; SIGKILL, at the hard limit, does not
     if sys.platform == "linux":  # what the child holds by now is not the script's
         _libc.mallopt(_ARENA_MAX, 2)
         pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -99,10 +106,10 @@ def _limit(limits: Limits) -> None:
     os.nice(_NICENESS)
 
 
-def _lower(kind: int, value: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (value, value))
+def _lower(kind: int, value: int, spare: int = 0) -> None:
+    _, most = resource.getrlimit(kind)
+    soft, hard = (each if most == resource.RLIM_INFINITY else min(each, most) for each in (value, value + spare))
+    resource.setrlimit(kind, (soft, hard))
 
 
 def _drop_capabilities() -> None:

@@ -1,4 +1,4 @@
-"""A child's own directory, seen from outside: how much is in it, and how it goes.
+"""Directories of children, seen from outside: where they are, how much is in one, and how it goes.
 
 Whoever fills it is no friend: names may be longer than a path can be, links may lead anywhere, rights may be taken
 away.
@@ -7,16 +7,44 @@ away.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
+import tempfile
 import uuid
 from pathlib import Path
 
 DEEPEST = 32
+_PREFIX, _SUFFIX = "agent-executor-tools-", ".locked"
 
 
 class TooMuch(Exception):
     """The directory holds more than it may; the message says what of."""
+
+
+def held_root() -> tuple[str, int]:
+    """Where one zygote's children have their directories, and a descriptor; as long as that is open, it is in use."""
+    while True:
+        root = tempfile.mkdtemp(prefix=_PREFIX, suffix=_SUFFIX)
+        with contextlib.suppress(FileNotFoundError):
+            held = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if Path(root).exists():  # it was not taken for one that nobody uses before it was locked
+                return root, held
+            os.close(held)
+
+
+def remove_abandoned() -> None:
+    """Delete those of this user that nobody uses, since service and zygote were killed together."""
+    for root in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*{_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            found = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if os.fstat(found).st_uid == os.getuid():
+                    fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    remove(str(root))
+            finally:
+                os.close(found)
 
 
 def measure(root: str, most_bytes: int, most_entries: int) -> int:

@@ -1,21 +1,30 @@
-"""What goes over a child's pipe: length-prefixed JSON, in which LangChain's messages keep their type.
+"""What goes over a child's pipe: length-prefixed JSON, in which messages, documents and bytes keep their type.
 
-Owns the form. Never pickle, and no constructor that the sender names: `{"$message": {"type", "data"}}` can become one
-of LangChain's message classes and nothing else. Either side takes the other for somebody else's program.
+Owns the form: a mark, another word in each frame, and the JSON. `{mark: ["message", {"type", "data"}]}` can become one
+of LangChain's message classes and nothing else; data that looks like it cannot know the mark, and stays data. Never
+pickle, and no constructor that the sender names: either side takes the other for somebody else's program.
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import itertools
 import json
-from collections.abc import Callable
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from functools import partial
+from pathlib import PurePath
 from typing import Any
 
+from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage, messages_from_dict
 from pydantic import BaseModel
 
 HEADER_BYTES = 4
-_MESSAGE = "$message"
+_MARK_BYTES = 16
 
 
 def dump(value: Any) -> bytes:
@@ -24,17 +33,20 @@ def dump(value: Any) -> bytes:
     Raises:
         TypeError, ValueError, RecursionError: something in `value` has no JSON form.
     """
-    body = json.dumps(value, default=_plain, separators=(",", ":")).encode("ascii")
+    mark = os.urandom(_MARK_BYTES // 2).hex()
+    body = (mark + json.dumps(value, default=partial(_plain, mark), separators=(",", ":"))).encode("ascii")
     return len(body).to_bytes(HEADER_BYTES, "big") + body
 
 
-def load(body: bytes) -> dict[str, Any]:
-    """The frame's content.
+def load(body: bytes, at_most: int | None = None) -> dict[str, Any]:
+    """The frame's content, with `at_most` so many messages, documents and bytes: they take time to make.
 
     Raises:
         ValueError, TypeError, RecursionError: it is no frame.
     """
-    found = json.loads(body, object_hook=_revived)
+    mark = body[:_MARK_BYTES].decode("ascii")
+    places = itertools.repeat(None) if at_most is None else itertools.repeat(None, at_most)
+    found = json.loads(body[_MARK_BYTES:], object_hook=partial(_revived, mark, places))
     if not isinstance(found, dict):
         raise TypeError("a frame is an object")
     return found
@@ -61,22 +73,39 @@ def _exactly(read: Callable[[int], bytes], count: int) -> bytes | None:
     return bytes(found)
 
 
-def _plain(value: Any) -> Any:
+def _plain(mark: str, value: Any) -> Any:
     if isinstance(value, BaseMessage):
-        return {_MESSAGE: {"type": value.type, "data": value.model_dump()}}
+        return {mark: ["message", {"type": value.type, "data": dict(value)}]}
+    if type(value) is Document:
+        return {mark: ["document", dict(value)]}
+    if isinstance(value, bytes | bytearray | memoryview):
+        return {mark: ["bytes", base64.b64encode(value).decode()]}
+    return _data(value)
+
+
+def _data(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, set | frozenset):
         return list(value)
+    if isinstance(value, uuid.UUID | Decimal | PurePath):
+        return str(value)
     if hasattr(value, "isoformat"):
         return value.isoformat()
     raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} has no JSON form")
 
 
-def _revived(found: dict[str, Any]) -> Any:
-    if found.keys() == {_MESSAGE}:
-        [message] = messages_from_dict([found[_MESSAGE]])
-        return message
-    return found
+def _revived(mark: str, places: Iterator[None], found: dict[str, Any]) -> Any:
+    if found.keys() != {mark}:
+        return found
+    if next(places, found) is not None:
+        raise ValueError("more messages than a frame may have")
+    kind, content = found[mark]
+    if kind == "bytes":
+        return base64.b64decode(content)
+    if kind == "document":
+        return Document(**content)
+    [message] = messages_from_dict([{"message": content}[kind]])
+    return message

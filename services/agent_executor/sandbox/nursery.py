@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
+import uuid
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SandboxUnavailable
-from .directory import remove
+from .directory import held_root, remove, remove_abandoned
 
 # Isolated, since PYTHONPATH and the working directory are nothing for tools to import from; so it is told where we are.
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from agent_executor.sandbox.zygote import main; main()"
@@ -31,11 +32,16 @@ _END_S = 5
 
 @dataclass(eq=False)
 class Life:
-    """One child: our end of its pipe, and in the end its exit code (negative: a signal; None: nobody can tell)."""
+    """One child: our end of its pipe, and in the end its exit code (negative: a signal; None: nobody can tell).
+
+    `process` is 0 until it is known; `unborn` says why there never was one.
+    """
 
     number: int
     pipe: socket.socket
     directory: str
+    process: int = 0
+    unborn: str = ""
     ended: Future[int | None] = field(default_factory=Future)
 
 
@@ -54,19 +60,22 @@ class Nursery:
         self._number = 0
         self._lock = threading.Lock()
         self._ready: Future[Mapping[str, Any]] = Future()
-        self._root = tempfile.mkdtemp(prefix="agent-executor-tools-")
+        remove_abandoned()
+        self._root, held = held_root()
         self._control, theirs = socket.socketpair()
         command = [sys.executable, "-I", "-c", _PROGRAM, _SERVICES, str(theirs.fileno()), self._root]
         quiet = subprocess.DEVNULL
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    command, pass_fds=[theirs.fileno()], env={}, cwd="/", stdin=quiet, stdout=quiet, stderr=quiet
+                    command, pass_fds=[theirs.fileno(), held], env={}, cwd="/", stdin=quiet, stdout=quiet, stderr=quiet
                 )
         except OSError as error:
             self._control.close()
             remove(self._root)
             raise SandboxUnavailable(f"the process that runs tools does not start: {error.strerror}") from None
+        finally:
+            os.close(held)  # it is the zygote's now
         threading.Thread(target=self._listen, daemon=True, name="sandbox").start()
 
     @property
@@ -105,7 +114,7 @@ class Nursery:
         pipe, theirs = socket.socketpair()
         with theirs, self._lock:
             self._number += 1
-            place = Path(self._root) / str(self._number)
+            place = Path(self._root) / uuid.uuid4().hex  # a name that no other job can guess
             life = self._lives[self._number] = Life(self._number, pipe, str(place))
             try:
                 place.mkdir(0o700)
@@ -137,7 +146,10 @@ class Nursery:
         with contextlib.suppress(OSError), self._control.makefile("rb") as lines:
             for line in lines:
                 said = json.loads(line)
-                if "died" in said:
+                if "born" in said:
+                    self._lives[said["born"]].process = said["process"]
+                elif "died" in said:
+                    self._lives[said["died"]].unborn = said.get("unborn", "")
                     self._end(said["died"], said["status"])
                 elif "failed" in said:
                     self._fail(said["failed"])

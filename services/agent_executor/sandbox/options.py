@@ -21,7 +21,7 @@ class Options:
     memory_bytes: int = 512 * 2**20
     output_bytes: int = 2**20
     output_name: str = "TOOL_OUTPUT_BYTES"
-    file_bytes: int = 64 * 2**20
+    file_bytes: int = 32 * 2**20
     disk_bytes: int = 256 * 2**20
     disk_files: int = 10_000
     open_files: int = 64

@@ -17,7 +17,7 @@ from langchain_core.tools import BaseTool
 
 from ..definition import ToolDefinition
 from ..errors import LimitExceeded, SandboxUnavailable, ToolFailed, ToolScriptError
-from . import proxy
+from . import confine, proxy
 from .nursery import Nursery
 from .options import Options
 from .process import Ask, Process
@@ -44,7 +44,7 @@ class Sandbox:
         """`nursery`: one that was started already."""
         self.options = options
         self._nursery = nursery
-        self._starting = asyncio.Lock()
+        self._starting: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Start what children come from, and say in the log how well they are confined."""
@@ -55,6 +55,8 @@ class Sandbox:
 
     async def close(self) -> None:
         """End all children."""
+        if self._starting is not None:
+            await asyncio.wait([self._starting])
         if self._nursery is not None:
             await asyncio.to_thread(self._nursery.close)
 
@@ -78,18 +80,27 @@ class Sandbox:
         Raises:
             SandboxUnavailable: it does not start, or this machine cannot confine what is required to be confined.
         """
-        async with self._starting:
-            if self._nursery is None or not self._nursery.is_alive:
-                await self.close()
-                self._nursery = await asyncio.to_thread(Nursery)
-                await asyncio.to_thread(self._nursery.start)
-                self._tell(self._nursery.missing)
+        if self._starting is None and (self._nursery is None or not self._nursery.is_alive):
+            self._starting = asyncio.create_task(self._start())
+        if self._starting is not None:
+            await asyncio.shield(self._starting)  # who waits may be cancelled; others wait for the same
+        assert self._nursery is not None
         if self._nursery.missing and self.options.mode == "require":
             raise SandboxUnavailable(
                 "TOOL_SANDBOX is require, and tool scripts cannot be confined here; missing: "
                 + ", ".join(self._nursery.missing)
             )
         return self._nursery
+
+    async def _start(self) -> None:
+        try:
+            if self.options.mode != "off":
+                confine.hide()  # before there is anybody to hide from
+            started = await asyncio.to_thread(_started, self._nursery)
+            self._tell(started.missing)
+            self._nursery = started
+        finally:
+            self._starting = None
 
     def _tell(self, missing: list[str]) -> None:
         if self.options.mode == "off":
@@ -167,3 +178,15 @@ class Box:
         if limit == "TOOL_OUTPUT_BYTES":
             return LimitExceeded(f"{who} returned more than {options.output_name} ({options.output_bytes})")
         return ToolFailed(f"{who} needs more than TOOL_MEMORY_BYTES ({options.memory_bytes})")
+
+
+def _started(last: Nursery | None) -> Nursery:
+    if last is not None:
+        last.close()
+    nursery = Nursery()
+    try:
+        nursery.start()
+    except BaseException:
+        nursery.close()
+        raise
+    return nursery

@@ -9,18 +9,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from ..errors import ToolFailed, ToolTimeout
+from ..errors import SandboxUnavailable, ToolFailed, ToolTimeout
 from . import directory, frames
 from .nursery import Life, Nursery
 from .options import Options
 
 FRAME_OVERHEAD_BYTES = 4096
 _LOOK_S = 0.2
+_REST = 20
 _DYING_S = 5.0
 _MOST_UNREAD = 4
+_AT_ONCE_BYTES = 2**16
+MOST_THREADS = 256
+MOST_MESSAGES = 1000
 
 Ask = Callable[[Any, Any], Any]
 
@@ -67,6 +73,7 @@ class Process:
 
         Raises:
             ToolTimeout, ToolFailed: a limit ended it, or it ended; `who` is named.
+            SandboxUnavailable: it never began.
         """
         self._number += 1
         number = self._number
@@ -77,7 +84,7 @@ class Process:
         done = False
         try:
             async with asyncio.timeout(limit_s):
-                found = await self._asked(number, request, answer)
+                found = await self._asked(who, number, request, answer)
                 done = True
         except TimeoutError:
             self.kill("was stopped with its process, since a call beside it took longer than TOOL_TIMEOUT_S")
@@ -90,16 +97,18 @@ class Process:
             raise ToolFailed(f"{who} {await self._why()}")
         return found
 
-    async def _asked(self, number: int, request: Mapping[str, Any], answer: Ask | None) -> dict[str, Any] | None:
+    async def _asked(
+        self, who: str, number: int, request: Mapping[str, Any], answer: Ask | None
+    ) -> dict[str, Any] | None:
         frame: Mapping[str, Any] = {**request, "id": number}
         large = request.get("state") or "scripts" in request
-        await self._send(await asyncio.to_thread(frames.dump, frame) if large else frames.dump(frame))
+        await self._send(await asyncio.to_thread(_frame, who, frame) if large else _frame(who, frame))
         while (found := await self._open[number].get()) is not None and "interrupt" in found and answer is not None:
             given: dict[str, Any] = {"stop": True}
             try:
                 given = {"answer": answer(found["interrupt"], found.get("schema"))}
             finally:
-                self._writer.write(frames.dump({"id": number, **given}))
+                self._writer.write(_frame(who, {"id": number, **given}))
         return found
 
     async def _send(self, frame: bytes) -> None:
@@ -134,10 +143,12 @@ class Process:
                 if length > most:
                     self.kill(f"sent more than {self._options.output_name} ({self._options.output_bytes})")
                     return
-                self._take(frames.load(await self._reader.readexactly(length)))
+                body = await self._reader.readexactly(length)
+                small = length <= _AT_ONCE_BYTES
+                self._take(_load(body) if small else await asyncio.to_thread(_load, body))
         except (asyncio.IncompleteReadError, ConnectionError):
             self.kill("")
-        except (ValueError, TypeError, KeyError, RecursionError, AttributeError):
+        except (ValueError, TypeError, KeyError, RuntimeError, AttributeError):  # RecursionError is a RuntimeError
             self.kill("was stopped, since its process broke the protocol of the sandbox")
 
     def _take(self, frame: dict[str, Any]) -> None:
@@ -150,12 +161,18 @@ class Process:
             raise ValueError("more answers than were asked for")
 
     async def _watch(self) -> None:
-        """Nothing else limits what is in a directory as a whole."""
-        most_bytes, most_files = self._options.disk_bytes, self._options.disk_files
+        """Nothing else limits what is in a directory as a whole, or how many threads there are."""
+        options, now = self._options, asyncio.get_running_loop().time
+        measured_at = now()
         try:
             while not self._dead:
                 await asyncio.sleep(_LOOK_S)
-                await asyncio.to_thread(directory.measure, self._life.directory, most_bytes, most_files)
+                if _threads(self._life.process) > MOST_THREADS:
+                    self.kill(f"was stopped: more than {MOST_THREADS} threads")
+                elif now() >= measured_at:
+                    look = (self._life.directory, options.disk_bytes, options.disk_files)
+                    with contextlib.suppress(RuntimeError):  # no thread is to be had; soon there is
+                        measured_at = now() + _REST * await asyncio.to_thread(_measure, *look)
         except directory.TooMuch as error:
             self.kill(f"was stopped: {error}")
 
@@ -166,6 +183,9 @@ class Process:
             status = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._life.ended)), _DYING_S)
         except TimeoutError:
             status = None
+        if self._life.unborn:
+            words = f"the process that runs tools cannot start another one ({self._life.unborn})"
+            raise SandboxUnavailable(words, may_pass=True)
         if status is None:
             return "did not end: its process, or the one that starts them, is gone"
         if status >= 0:
@@ -175,3 +195,29 @@ class Process:
         if -status == signal.SIGKILL:
             return "was killed: out of memory, most likely, or it killed itself"
         return f"crashed its process ({signal.Signals(-status).name})"
+
+
+def _frame(who: str, content: Mapping[str, Any]) -> bytes:
+    try:
+        return frames.dump(content)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ToolFailed(f"{who} cannot be given its arguments and the state: {error}") from None
+
+
+def _load(body: bytes) -> dict[str, Any]:
+    return frames.load(body, at_most=MOST_MESSAGES)
+
+
+def _measure(root: str, most_bytes: int, most_files: int) -> float:
+    """Seconds of CPU time that it took."""
+    began = time.thread_time()
+    directory.measure(root, most_bytes, most_files)
+    return time.thread_time() - began
+
+
+def _threads(process: int) -> int:
+    """How many it has; 0 where that cannot be told."""
+    try:
+        return int(Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[17])
+    except (OSError, IndexError):
+        return 0

@@ -6,6 +6,7 @@ They belong to no job: a graph with them can be kept, and finds the box of the j
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 from langchain.tools import ToolRuntime
 from langchain_core.messages import RemoveMessage, ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.types import Command, interrupt
 
@@ -20,6 +22,8 @@ from ..errors import ToolFailed, ToolScriptError
 from .process import Ask
 
 _CONFIGURABLE = ("thread_id", "checkpoint_ns", "checkpoint_id", "idempotency_key")  # the rest may hold secrets
+
+_SCHEMA_BYTES, _SCHEMA_LEVELS = 2**16, 50
 
 
 class ToolRaised(Exception):
@@ -50,6 +54,7 @@ def tool(spec: Mapping[str, Any]) -> BaseTool:
     texts = isinstance(name, str) and isinstance(spec.get("description"), str)
     if not (texts and isinstance(spec.get("schema"), dict) and (fields is None or isinstance(fields, list))):
         raise ToolScriptError("a script describes no tool")
+    _check(str(name), spec["schema"])
 
     async def call(runtime: ToolRuntime, **arguments: Any) -> Any:
         request = {
@@ -63,13 +68,38 @@ def tool(spec: Mapping[str, Any]) -> BaseTool:
         reply = await current.get().call(str(name), request, _interrupt)
         return _answered(_result(str(name), reply), str(name), runtime.tool_call_id)
 
-    return StructuredTool(
+    made = StructuredTool(
         name=name,
         description=spec["description"],
-        args_schema=spec["schema"],
+        args_schema={"properties": {}, **spec["schema"]},
         coroutine=call,
         return_direct=spec.get("return_direct") is True,
     )
+    try:
+        convert_to_openai_tool(made)
+    except Exception as error:  # noqa: BLE001 - whatever LangChain makes of an odd one, it makes of it here
+        raise ToolScriptError(f"the arguments of tool {name!r} have no JSON schema: {error!r}"[:1000]) from None
+    return made
+
+
+def _check(name: str, schema: Mapping[str, Any]) -> None:
+    """That others can walk through the schema, on the service's event loop, in no time."""
+    properties = schema.get("properties", {})
+    if not (isinstance(properties, dict) and all(isinstance(each, dict | bool) for each in properties.values())):
+        raise ToolScriptError(f"the JSON schema of the arguments of tool {name!r} has properties that are none")
+    size = len(json.dumps(schema))
+    if size > _SCHEMA_BYTES:
+        raise ToolScriptError(f"the arguments of tool {name!r} have a JSON schema of {size} bytes, of {_SCHEMA_BYTES}")
+    level: list[Any] = [schema]
+    for _ in range(_SCHEMA_LEVELS):
+        if any(isinstance(each, dict) and "$ref" in each for each in level):
+            raise ToolScriptError(f"the JSON schema of the arguments of tool {name!r} has a $ref")
+        below = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level = [each for values in below for each in values]
+    if level:
+        raise ToolScriptError(
+            f"the JSON schema of the arguments of tool {name!r} has more than {_SCHEMA_LEVELS} levels"
+        )
 
 
 def _configurable(runtime: ToolRuntime) -> dict[str, Any]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import linecache
+import sys
 import traceback
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from langchain_core.tools import BaseTool
+from langchain_core.utils.json_schema import dereference_refs
 from langgraph.prebuilt import ToolNode
 
 
@@ -15,17 +19,20 @@ class ScriptError(Exception):
 
 
 def load(name: str, script: str) -> BaseTool:
-    """Run the script and return its tool of that name.
+    """Run the script, as a module that others find where they look for one, and return its tool of that name.
 
     Raises:
         ScriptError: see there.
     """
-    namespace: dict[str, Any] = {"__name__": f"tool_script_{name}"}
+    module = ModuleType(f"tool_script_{name}")
+    module.__file__ = file = f"<tool {name}>"
+    sys.modules[module.__name__] = module  # pydantic, dataclasses and pickle
+    linecache.cache[file] = (len(script), None, script.splitlines(keepends=True), file)  # tracebacks and inspect
     try:
-        exec(compile(script, f"<tool {name}>", "exec"), namespace)  # noqa: S102
+        exec(compile(script, file, "exec", dont_inherit=True), vars(module))  # noqa: S102
     except (Exception, SystemExit) as error:
         raise ScriptError(f"the script of tool {name!r} fails: {type(error).__name__}: {error}") from error
-    made = {value.name: value for value in namespace.values() if isinstance(value, BaseTool)}
+    made = {value.name: value for value in vars(module).values() if isinstance(value, BaseTool)}
     if name not in made:
         names = ", ".join(sorted(made)) or "none"
         raise ScriptError(f"the script of tool {name!r} makes no tool of that name; it makes: {names}")
@@ -34,13 +41,14 @@ def load(name: str, script: str) -> BaseTool:
 
 def spec(tool: BaseTool) -> dict[str, Any]:
     """What the service rebuilds the tool from; `state`: which fields its calls need, None for all of them."""
-    schema: Any = tool.tool_call_schema
+    found: Any = tool.tool_call_schema
+    schema = dereference_refs(found if isinstance(found, dict) else found.model_json_schema())  # here it has limits
     injected = ToolNode([tool])._injected_args[tool.name]
     fields = None if injected.runtime or None in injected.state.values() else [*injected.state.values()]
     return {
         "name": tool.name,
         "description": tool.description,
-        "schema": schema if isinstance(schema, dict) else schema.model_json_schema(),
+        "schema": {key: value for key, value in schema.items() if key not in ("$defs", "definitions")},
         "return_direct": tool.return_direct,
         "state": fields,
     }

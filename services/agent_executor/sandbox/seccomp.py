@@ -18,8 +18,11 @@ _LOAD, _EQUAL, _AT_LEAST, _AND, _RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
 _NR, _ARCH, _ARGUMENTS = 0, 4, 16
 _X32 = 0x40000000
 
-_CLONE_THREAD = 0x10000
+_A_THREAD = (
+    0x10F00  # CLONE_THREAD, SIGHAND, VM, and FILES and FS: its descriptors are the process's, and so is their limit
+)
 _NAMESPACES = 0x7E020000
+_CLOSE_ON_EXEC = 4  # beside it there is CLOSE_RANGE_UNSHARE: a table of descriptors of the thread's own
 _INET, _INET6, _UNIX, _STREAM, _TYPE_MASK = 2, 10, 1, 1, 0xF
 
 Instruction = tuple[int, int, int, int]
@@ -35,6 +38,7 @@ REFUSED = " ".join(
         "mount umount2 pivot_root chroot move_mount open_tree open_tree_attr fsopen fsconfig fsmount fspick",
         "mount_setattr statmount listmount swapon swapoff quotactl quotactl_fd acct fanotify_init fanotify_mark",
         "name_to_handle_at open_by_handle_at",
+        "inotify_init inotify_init1 inotify_add_watch",  # names of files that Landlock hides; few of them per user
         "chown lchown fchown fchownat setxattr lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr",
         "removexattrat file_setattr",
         "memfd_create memfd_secret shmget shmat shmctl shmdt semget semop semctl semtimedop",  # memory beside the limit
@@ -87,7 +91,8 @@ def _conditions(network: bool) -> dict[str, list[Instruction]]:
     """Calls that depend on an argument: what follows once the number has matched."""
     process = os.getpid()
     found = {name: _only(0, (process,) if "kill" in name else (0, process)) for name in OWN_PROCESS.split()}
-    found["clone"] = _only(0, (_CLONE_THREAD,), mask=_CLONE_THREAD | _NAMESPACES)
+    found["clone"] = _only(0, (_A_THREAD,), mask=_A_THREAD | _NAMESPACES)
+    found["close_range"] = _only(2, (0, _CLOSE_ON_EXEC))
     found["socket"] = _only(0, (_INET, _INET6) if network else ())
     # asyncio wakes itself by a pair; one of datagrams could send anywhere
     is_unix = [*_argument(0, None), (_EQUAL, 1, 0, _UNIX), _fail(errno.EPERM)]

@@ -72,5 +72,6 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "vhangup": (153, 58), "sethostname": (170, 161), "setdomainname": (171, 162), "settimeofday": (164, 170),
     "clock_settime": (227, 112), "clock_adjtime": (305, 266), "adjtimex": (159, 171), "uselib": (134, None),
     "ustat": (136, None), "sysfs": (139, None), "modify_ldt": (154, None), "lsm_set_self_attr": (460, 460),
+    "close_range": (436, 436), "inotify_init": (253, None), "inotify_init1": (294, 26), "inotify_add_watch": (254, 27),
 }
 # fmt: on

@@ -77,15 +77,21 @@ class Zygote:
         return bool(found)
 
     def _bear(self, order: dict[str, Any]) -> None:
-        pipe, parent = self._pipes.pop(0), os.getpid()
-        process = os.fork()
+        number, pipe, parent = order["bear"], self._pipes.pop(0), os.getpid()
+        try:
+            process = os.fork()
+        except OSError as error:  # as many processes and threads as there may be
+            os.close(pipe)
+            self.say(died=number, status=None, unborn=error.strerror)
+            return
         if process == 0:
             with contextlib.suppress(BaseException):
                 self._control.close()
                 _live(pipe, parent, order)
             os._exit(_BUG)
         os.close(pipe)
-        self._children[process] = order["bear"]
+        self._children[process] = number
+        self.say(born=number, process=process)
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -149,6 +155,7 @@ def _missing(directory: str) -> list[str]:
 
 def main() -> None:
     """Import, tell what the machine cannot give, and serve."""
+    confine.hide()
     zygote = Zygote(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the service, which drains
     try:

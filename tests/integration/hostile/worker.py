@@ -79,6 +79,7 @@ async def main() -> None:
             home = (await call(neighbour, "import os; open('mine', 'w').write('x'); result = os.getcwd()"))[10:-1]
             await call(neighbour, "result = 'x' * 50_000")
             known = f"SECRET = {secret.name!r}\nNEIGHBOUR = {home!r}\nWORKER = {os.getpid()}\n"
+            first_to_go = Path(f"/proc/{children(nursery.process_id)[0]}/oom_score_adj").read_text() == "1000\n"
             before = resident_bytes()
             for name in wanted:
                 started = time.monotonic()
@@ -95,7 +96,8 @@ async def main() -> None:
         everything = sorted(each.name for each in Path(nursery.directory).iterdir())
         await sandbox.close()
     gone = not Path(nursery.directory).exists()
-    sys.stdout.write(json.dumps({"outcomes": outcomes, "intact": intact, "left_over": everything, "gone": gone}))
+    found = {"outcomes": outcomes, "intact": intact, "left_over": everything, "gone": gone, "first_to_go": first_to_go}
+    sys.stdout.write(json.dumps(found))
 
 
 if __name__ == "__main__":
