@@ -10,10 +10,10 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import structlog
 from fastapi import APIRouter, FastAPI, Query, Request
@@ -46,6 +46,7 @@ from .errors import (
 )
 from .health import Phase
 from .job import Answer, Status, Submission
+from .threads import by_size
 
 if TYPE_CHECKING:
     from .ledger import Receipt
@@ -53,9 +54,10 @@ if TYPE_CHECKING:
 
 VERSION = version("agent-executor")
 MAX_WAIT_S = 600.0
-_THREAD_BYTES = 256 * 1024
 _WAIT = re.compile(r"(?:^|[,;\s])wait=\"?([0-9]+(?:\.[0-9]+)?)\"?", re.IGNORECASE)
 _STATUS = {InvalidInput: 400, NotFound: 404, Conflict: 409, PayloadTooLarge: 413, Unavailable: 503}
+
+T = TypeVar("T")
 
 router = APIRouter()
 log = structlog.get_logger()
@@ -142,9 +144,9 @@ async def receive_event(
     a 409.
     """
     service = _service(request)
-    body = await _json(request)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    asked = job.from_http(content_type, request.headers, body)
+    look = validation.look(service.graphs.names)
+    asked = await _read(request, lambda body: job.from_http(content_type, request.headers, body, look))
     wait_s = wait if wait is not None else _preferred_wait(request.headers.getlist("prefer"))
     try:
         if not wait_s:
@@ -163,8 +165,9 @@ async def receive_event(
 async def submit_job(request: Request) -> Response:
     """Take a job as plain JSON: `agent_definition` and `input_payload`; `job_id` and `trace_id` may be left out."""
     service = _service(request)
-    submission = job.from_json(await _json(request))
-    return _accepted(await _accept(service, submission, ""))
+    look = validation.look(service.graphs.names)
+    submission = await _read(request, lambda body: job.from_json(body, look))
+    return _accepted(await _accept(service, submission))
 
 
 @router.get("/v1/jobs", responses=_errors(400, 503))
@@ -226,7 +229,8 @@ async def resume_job(request: Request, job_id: str) -> Accepted:
     The same answer again changes nothing; `request_id` tells one where there is no `interrupt_id`.
     """
     service = _service(request)
-    answer = job.answer_from_json(_known_id(job_id), await _json(request))
+    known = _known_id(job_id)
+    answer = await _read(request, lambda body: job.answer_from_json(known, body))
     receipt = await _resume(service, answer, "")
     return Accepted(job_id=job_id, status=receipt.status)
 
@@ -271,10 +275,14 @@ async def validate_definition(request: Request) -> Validation:
     Nothing is built and no script is run, so it does not show whether a provider has a key or a script works.
     """
     service: Service | None = request.app.state.service
-    document = await _json(request)
-    if isinstance(document, dict) and "graph" in document:
-        service = _service(request)  # which graphs there are shows when it has loaded them
-    report = validation.check(document, "", service.graphs.names if service else ())
+    graphs = service.graphs.names if service else ()
+
+    def look(document: Any) -> validation.Report:
+        if validation.names_graph(document):
+            _service(request)  # which graphs there are shows when it has loaded them
+        return validation.check(document, "", graphs)
+
+    report = await _read(request, look)
     return Validation(
         valid=not report.errors, errors=_field_errors(report.errors), warnings=_field_errors(report.warnings)
     )
@@ -297,8 +305,8 @@ def _service(request: Request) -> Service:
     return service
 
 
-async def _json(request: Request) -> Any:
-    """The request's body, parsed strictly; refused as soon as it is seen to be too large."""
+async def _read(request: Request, read: Callable[[Any], T]) -> T:
+    """What `read` makes of the request's body, parsed strictly; refused as soon as it is seen to be too large."""
     limit: int = request.app.state.settings.max_body_bytes
     too_large = PayloadTooLarge(f"the body is larger than {limit} bytes")
     declared = request.headers.get("content-length", "")
@@ -311,15 +319,13 @@ async def _json(request: Request) -> Any:
             raise too_large
         chunks.append(chunk)
     body = b"".join(chunks)
-    if size > _THREAD_BYTES:
-        return await asyncio.to_thread(strict_json.loads, body)
-    return strict_json.loads(body)
+    return await by_size(size, lambda: read(strict_json.loads(body)))
 
 
 async def _take(service: Service, asked: Submission | Answer, prefix: str) -> Receipt:
     if isinstance(asked, Answer):
         return await _resume(service, asked, prefix)
-    return await _accept(service, asked, prefix)
+    return await _accept(service, asked)
 
 
 async def _resume(service: Service, answer: Answer, prefix: str) -> Receipt:
@@ -329,8 +335,7 @@ async def _resume(service: Service, answer: Answer, prefix: str) -> Receipt:
     return receipt
 
 
-async def _accept(service: Service, submission: Submission, prefix: str) -> Receipt:
-    validation.read(submission.definition, f"{prefix}agent_definition", service.graphs.names)
+async def _accept(service: Service, submission: Submission) -> Receipt:
     with tracing.span("accept job", submission.traceparent, job_id=submission.job_id) as traceparent:
         receipt = await service.ledger.accept(submission, traceparent)
     log.info("job_accepted", job_id=receipt.job_id, trace_id=submission.trace_id, new=receipt.is_new, via="http")

@@ -66,11 +66,13 @@ def pool(dsn: Dsn, max_size: int) -> Pool:
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Raise Unavailable for an outage of PostgreSQL, one that is read-only included, or a database not yet migrated."""
+    """Raise Unavailable for an outage of PostgreSQL, one that is read-only included, or a database not yet set up."""
     try:
         yield
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.InvalidSchemaName):
         raise Unavailable("the database lacks tables or columns: apply the migrations") from None
+    except psycopg.errors.InsufficientPrivilege:  # the operator's to mend, and of no concern to what is written
+        raise Unavailable("the database's role lacks a right that the service needs") from None
     except psycopg.errors.ProgramLimitExceeded:  # an OperationalError by name: what the job wrote is too large
         raise
     except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError, PoolTimeout, PoolClosed) as error:

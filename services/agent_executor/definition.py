@@ -17,12 +17,17 @@ from pydantic import (
     Field,
     StringConstraints,
     TypeAdapter,
+    model_validator,
 )
 
 ROOT_TYPE = "orchestrator"
 MAX_NODES = 200
 MAX_TOOLS = 100
 MAX_SCRIPT_BYTES = 256 * 1024
+MAX_DEPENDENCIES = 100
+MAX_FIELDS = 100
+BUILT_IN_TOOLS = frozenset({"ls", "read_file", "write_file", "edit_file", "delete", "glob", "grep", "execute", "task"})
+"""Tools that deepagents gives to agents."""
 OWN_FIELDS = frozenset({"messages", "files", "todos"})
 """State fields that deepagents declares itself: a `state_schema` may name them, and changes nothing about them."""
 _RESERVED = frozenset({"thread_id", "idempotency_key"})
@@ -30,17 +35,36 @@ _RESERVED = frozenset({"thread_id", "idempotency_key"})
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
+def _at_most(items: int, least: int = 0) -> Any:
+    """Bounds for readers of the schema; `validation` holds to them before it looks at a single item."""
+    return Field(json_schema_extra={"minItems": least, "maxItems": items})
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+
+def _with_either_name(schema: dict[str, Any]) -> None:
+    """pydantic's schema has the first of a field's aliases only."""
+    schema["properties"]["model_name"] = {**schema["properties"]["model"], "title": "Model Name"}
+    schema["required"] = ["provider"]
+    schema["anyOf"] = [{"required": ["model"]}, {"required": ["model_name"]}]
 
 
 class ModelChoice(_Part):
     """`provider` and `model`; further keys are the provider's own (`replies` of `scripted`, `temperature`, ...)."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=(), json_schema_extra=_with_either_name)
 
-    provider: Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1, max_length=64)]
+    provider: Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
     model: Annotated[Name, Field(validation_alias=AliasChoices("model", "model_name"))]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_one_name(cls, value: Any) -> Any:
+        if isinstance(value, dict) and {"model", "model_name"} <= value.keys():  # whether they differ is validation's
+            return {key: item for key, item in value.items() if key != "model_name"}
+        return value
 
     @property
     def options(self) -> dict[str, Any]:
@@ -91,9 +115,11 @@ class NodeConfig(_Part):
     model: ModelChoice
     system_prompt: str = ""
     description: str = ""
-    tools: tuple[Name, ...] = ()
+    tools: Annotated[tuple[Name, ...], _at_most(MAX_TOOLS)] = ()
     interrupt_on: Approvals = None
-    state_schema: dict[str, StateField] = Field(default_factory=dict)
+    state_schema: Annotated[dict[str, StateField], Field(json_schema_extra={"maxProperties": MAX_FIELDS})] = Field(
+        default_factory=dict
+    )
 
 
 class Node(_Part):
@@ -119,7 +145,7 @@ class Runtime(_Part):
     """Python source that makes the tool, and the distributions it imports."""
 
     script: Annotated[str, StringConstraints(min_length=1), AfterValidator(_of_bounded_size)]
-    dependencies: tuple[str, ...] = ()
+    dependencies: Annotated[tuple[str, ...], _at_most(MAX_DEPENDENCIES)] = ()
 
 
 class ToolDefinition(_Part):
@@ -145,8 +171,8 @@ class Limits(_Part):
 class Definition(_Part):
     """A whole agent: one root, its specialists and their tools."""
 
-    nodes: Annotated[tuple[Node, ...], Field(min_length=1, max_length=MAX_NODES)]
-    tool_definitions: Annotated[tuple[ToolDefinition, ...], Field(max_length=MAX_TOOLS)] = ()
+    nodes: Annotated[tuple[Node, ...], _at_most(MAX_NODES, least=1)]
+    tool_definitions: Annotated[tuple[ToolDefinition, ...], _at_most(MAX_TOOLS)] = ()
     edges: Annotated[Any, Field(description="only inform", repr=False)] = ()
     name: str = ""
     version: Any = ""
@@ -176,7 +202,7 @@ class GraphConfig(_Part):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     configurable: Annotated[dict[str, Any], AfterValidator(_free_keys)] = Field(default_factory=dict)
-    recursion_limit: Annotated[int, Field(ge=1)] | None = None
+    recursion_limit: Annotated[int, Field(ge=1, strict=True)] | None = None
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] = Field(default_factory=dict)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+_TOLD = 10
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -30,11 +32,12 @@ class AgentExecutorError(Exception):
 
 
 class InvalidInput(AgentExecutorError):
-    """The request or event can never be accepted as it is."""
+    """The request or event can never be accepted as it is. The message has the first findings, `findings` all."""
 
     def __init__(self, what: str, findings: Iterable[Finding]) -> None:
         found = tuple(findings)
-        super().__init__(f"{what}: " + "; ".join(str(finding) for finding in found), found)
+        told = [str(finding) for finding in found[:_TOLD]] + ["and more"] * (len(found) > _TOLD)
+        super().__init__(f"{what}: " + "; ".join(told), found)
 
 
 class PayloadTooLarge(AgentExecutorError):
@@ -49,8 +52,16 @@ class NotFound(AgentExecutorError):
     """No such job."""
 
 
+class InternalError(AgentExecutorError):
+    """A bug. What went wrong stands in the service's log."""
+
+
 class Unavailable(AgentExecutorError):
     """The service cannot do this now: starting, draining, or without its database. Trying again later is right."""
+
+
+class NotDeployed(AgentExecutorError):
+    """This process lacks what the job was accepted with: a graph, a package, a provider. Another one may have it."""
 
 
 class LeaseLost(AgentExecutorError):

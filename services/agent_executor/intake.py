@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import structlog
 from nats.aio.msg import Msg
@@ -20,9 +19,18 @@ from nats.js.errors import APIError
 from . import crash, job, metrics, strict_json, tracing, validation
 from .announcements import DEAD_SUBJECT, refusal
 from .broker import Broker
-from .errors import AgentExecutorError, Conflict, InvalidInput, NotFound, PayloadTooLarge, Unavailable
-from .job import Answer
+from .errors import (
+    AgentExecutorError,
+    Conflict,
+    InternalError,
+    InvalidInput,
+    NotFound,
+    PayloadTooLarge,
+    Unavailable,
+)
+from .job import Answer, Submission
 from .ledger import Ledger
+from .threads import by_size
 
 _FETCH_S = 0.5
 _BATCH = 32
@@ -33,7 +41,9 @@ _REASONS: Mapping[type[AgentExecutorError], str] = {
     PayloadTooLarge: "too-large",
     Conflict: "conflict",
     NotFound: "not-found",
+    InternalError: "internal",
 }
+_BUG = InternalError("an unexpected error; the service's log has it")
 
 log = structlog.get_logger()
 
@@ -100,15 +110,18 @@ class Intake:
             TimeoutError,
         ) as error:  # not acked: it comes again, and is found to be here already
             log.warning("ack_failed", error=type(error).__name__)
+        except Exception:  # it would come again for ever, and take the rest of its batch down each time
+            metrics.nats_failed.inc()
+            log.exception("message_crashed")
+            await self._bury(message, _BUG)
 
     async def _accept(self, message: Msg) -> None:
         if len(message.data) > self._max_body_bytes:
             raise PayloadTooLarge(f"the message is larger than {self._max_body_bytes} bytes")
-        submission = job.from_event(strict_json.loads(message.data, "event"))
+        submission = await by_size(len(message.data), self._read, message.data)
         if isinstance(submission, Answer):
             await self._resume(submission, message.subject)
             return
-        validation.read(submission.definition, "data.agent_definition", self._graphs)
         with tracing.span("accept job", submission.traceparent, job_id=submission.job_id) as traceparent:
             receipt = await self._ledger.accept(submission, traceparent)
         log.info(
@@ -119,6 +132,9 @@ class Intake:
         with tracing.span("resume job", answer.traceparent, job_id=answer.job_id):
             receipt = await self._ledger.resume(answer, "data.")
         log.info("job_resumed", job_id=answer.job_id, new=receipt.is_new, via=subject)
+
+    def _read(self, data: bytes) -> Submission | Answer:
+        return job.from_event(strict_json.loads(data, "event"), validation.look(self._graphs))
 
     async def _bury(self, message: Msg, error: AgentExecutorError) -> None:
         """Keep what can never be a job where an operator finds it, and tell whoever waits for the job it names."""
@@ -138,18 +154,24 @@ class Intake:
             log.warning("message_put_back", error=type(failure).__name__)
             await self._broker.repair()  # AGENT_DEAD may have been deleted
             await self._put_back(message)
+        except Exception:  # not terminated, since it may not be in AGENT_DEAD
+            log.exception("message_crashed")
+            await self._put_back(message)
 
     async def _announce(self, data: bytes, error: AgentExecutorError) -> None:
         if len(data) > self._max_body_bytes:
             return
+        described = {"message": str(error), "type": type(error).__name__, "stack_trace": ""}
         try:
-            event: Any = strict_json.loads(data)
+            refused = refusal(await by_size(len(data), strict_json.loads, data), described)
+            if refused is not None:
+                await self._ledger.announce_rejection(*refused)
         except InvalidInput:
             return
-        described = {"message": str(error), "type": type(error).__name__, "stack_trace": ""}
-        refused = refusal(event, described)
-        if refused is not None:
-            await self._ledger.announce_rejection(*refused)
+        except Unavailable:
+            raise
+        except Exception:  # the message is kept, which counts for more
+            log.exception("message_crashed")
 
     async def _put_back(self, message: Msg) -> None:
         try:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
 
 from . import strict_json
 from .errors import Finding, InvalidInput
@@ -52,6 +53,8 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
 
 MAX_ID_CHARS = 256
 M = TypeVar("M", bound=BaseModel)
+Look = Callable[[Any, str], list[Finding]]
+"""Says what is wrong with a definition that was found at a path."""
 
 
 def _one_line(text: str) -> str:
@@ -158,8 +161,14 @@ class Outcome:
     interrupts: tuple[dict[str, Any], ...] = ()
 
 
-def from_event(event: Any) -> Submission | Answer:
+def _no_look(definition: Any, path: str) -> list[Finding]:
+    return []
+
+
+def from_event(event: Any, look: Look = _no_look) -> Submission | Answer:
     """Validate a structured CloudEvent, whole: one that asks for a job, or one that answers an interrupted job.
+
+    `look` is asked about the definition in it.
 
     Raises:
         InvalidInput: naming every attribute and field that is wrong.
@@ -172,8 +181,9 @@ def from_event(event: Any) -> Submission | Answer:
         findings += _fixed_attributes(attributes)
     kind: type[JobRequest | AnswerRequest] = AnswerRequest if event.get("type") == RESUME else JobRequest
     request = _validated(kind, event.get("data"), "data", findings)
-    if findings or attributes is None or request is None:
-        raise InvalidInput("invalid CloudEvent", findings)
+    wrong = _looked_at(event.get("data"), "data.", look) if kind is JobRequest else []
+    if findings or wrong or attributes is None or request is None:
+        raise InvalidInput("invalid CloudEvent" if findings else "invalid agent definition", [*findings, *wrong])
     if isinstance(request, AnswerRequest):
         request_id = f"{attributes.source} {attributes.id}"
         return Answer(request.job_id, request.value, request.interrupt_id, request_id, attributes.traceparent)
@@ -188,32 +198,37 @@ def from_event(event: Any) -> Submission | Answer:
     )
 
 
-def from_http(content_type: str, headers: Mapping[str, str], body: Any) -> Submission | Answer:
+def from_http(content_type: str, headers: Mapping[str, str], body: Any, look: Look = _no_look) -> Submission | Answer:
     """Validate a CloudEvent of the HTTP binding: structured, or binary (`ce-*` headers around the data).
 
     Args:
         content_type: the request's media type, without parameters.
         headers: the request's headers, names in lower case.
         body: the parsed JSON body.
+        look: is asked about the definition in it.
     """
     if content_type == STRUCTURED:
-        return from_event(body)
+        return from_event(body, look)
     if "ce-specversion" not in headers:
         wanted = f"must be {STRUCTURED}, or the event's attributes must come as ce-* headers"
         raise InvalidInput("invalid CloudEvent", [Finding("content-type", wanted)])
     attributes = {name.removeprefix("ce-"): unquote(value) for name, value in headers.items() if name.startswith("ce-")}
-    return from_event({**attributes, "data": body})
+    return from_event({**attributes, "data": body}, look)
 
 
-def from_json(body: Any) -> Submission:
-    """Validate a plain JSON submission; `job_id` and `trace_id` are made when they are left out."""
+def from_json(body: Any, look: Look = _no_look) -> Submission:
+    """Validate a plain JSON submission; `job_id` and `trace_id` are made when they are left out.
+
+    `look` is asked about the definition in it.
+    """
     if not isinstance(body, dict):
         raise InvalidInput("invalid job", [Finding("body", "must be a JSON object")])
     made = {"job_id": str(uuid.uuid4()), "trace_id": uuid.uuid4().hex}
     findings: list[Finding] = []
     request = _validated(JobRequest, made | body, "", findings)
-    if request is None:
-        raise InvalidInput("invalid job", findings)
+    wrong = _looked_at(body, "", look)
+    if wrong or request is None:
+        raise InvalidInput("invalid job" if findings else "invalid agent definition", [*findings, *wrong])
     return Submission(request.job_id, request.trace_id, request.agent_definition, request.input_payload)
 
 
@@ -224,6 +239,12 @@ def answer_from_json(job_id: str, body: Any) -> Answer:
     if request is None:
         raise InvalidInput("invalid answer", findings)
     return Answer(job_id, request.value, request.interrupt_id, request.request_id)
+
+
+def _looked_at(data: Any, prefix: str, look: Look) -> list[Finding]:
+    """What `look` finds; a definition that is no object, or empty, has a finding already."""
+    definition = data.get("agent_definition") if isinstance(data, dict) else None
+    return look(definition, f"{prefix}agent_definition") if definition and isinstance(definition, dict) else []
 
 
 def _fixed_attributes(attributes: _Attributes) -> list[Finding]:
@@ -252,9 +273,21 @@ def _validated(model: type[M], value: Any, prefix: str, findings: list[Finding])
 def findings_of(error: ValidationError, prefix: str = "") -> list[Finding]:
     """pydantic's errors as findings, without the values they complain of."""
     return [
-        Finding(_path(prefix, detail["loc"]), detail["msg"])
-        for detail in error.errors(include_input=False, include_url=False, include_context=False)
+        Finding(_path(prefix, detail["loc"]), _in_words_of_json(detail))
+        for detail in error.errors(include_input=False, include_url=False)
     ]
+
+
+def _in_words_of_json(detail: ErrorDetails) -> str:
+    """pydantic's message, where it does not speak of Python's types."""
+    kind = detail["type"]
+    if kind in ("tuple_type", "list_type"):
+        return "must be a list"
+    if kind in ("dict_type", "model_type", "model_attributes_type"):
+        return "must be an object"
+    if kind == "too_short":
+        return "must not be empty"  # nothing here has to have two
+    return detail["msg"].removeprefix("Value error, ")
 
 
 def _path(prefix: str, location: tuple[int | str, ...]) -> str:

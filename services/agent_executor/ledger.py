@@ -42,7 +42,10 @@ SQL = sql.load("ledger.sql")
 
 @dataclass(frozen=True)
 class Claim:
-    """A job this worker may run, for as long as `fence` is the row's. `answers`: all it was given, by interrupt id."""
+    """A job this worker may run, for as long as `fence` is the row's.
+
+    `answers`: all it was given, by interrupt id. `age_s`: since its first claim.
+    """
 
     job_id: str
     trace_id: str
@@ -54,6 +57,7 @@ class Claim:
     source: str | None = None
     event_id: str | None = None
     answers: dict[str, Any] = field(default_factory=dict)
+    age_s: float = 0
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ from found
 where jobs.job_id = found.job_id
 returning jobs.job_id, trace_id, source, event_id, definition, input, traceparent, attempt, fence, coalesce(
     (select json_object_agg(interrupt_id, value) from answers where answers.job_id = jobs.job_id), '{}'
-) as answers;
+) as answers, extract(epoch from now() - started_at)::float8 as age_s;
 
 -- name: release
 -- Give a running job back: whoever claims it next goes on from its last checkpoint, at once unless there is

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from .definition import ModelChoice
 from .errors import Finding, InvalidInput, ModelUnavailable
 from .job import findings_of
+from .model_options import wrong_options
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -22,23 +23,12 @@ Credentials = Mapping[str, str]
 CredentialSource = Callable[[str], Awaitable[Credentials]]
 """provider -> {api_key, base_url}, either of which may be absent."""
 
-# What a definition may say about a model. Where requests and keys go is the operator's: addresses, proxies and
-# headers are not among these, nor are files or clients of the provider's package.
-_OPTIONS = frozenset(
-    {
-        *("temperature", "top_p", "top_k", "min_p", "seed", "stop", "stop_sequences", "n", "timeout", "max_retries"),
-        *("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict", "num_ctx", "keep_alive"),
-        *("presence_penalty", "frequency_penalty", "repeat_penalty", "logit_bias", "logprobs", "top_logprobs"),
-        *("reasoning", "reasoning_effort", "thinking", "effort", "verbosity", "service_tier", "use_responses_api"),
-    }
-)
-
 
 def scripted(choice: ModelChoice, credentials: Credentials) -> BaseChatModel:
     """The deterministic model of demos, tests and benchmarks; needs no key."""
     from .scripted import ScriptedChatModel
 
-    return ScriptedChatModel(**{**choice.options, "name": choice.model})
+    return ScriptedChatModel(replies=_options(choice)["replies"], name=choice.model)
 
 
 def openai(choice: ModelChoice, credentials: Credentials) -> BaseChatModel:
@@ -106,8 +96,7 @@ def _key(choice: ModelChoice, credentials: Credentials) -> Any:
 
 
 def _options(choice: ModelChoice) -> dict[str, Any]:
-    refused = sorted(set(choice.options) - _OPTIONS)
+    refused = [Finding(f"model.{path}", message) for path, message in wrong_options(choice.provider, choice.options)]
     if refused:
-        findings = [Finding(f"model.{name:.64}", "is not an option that a definition may set") for name in refused]
-        raise InvalidInput(f"invalid options for provider {choice.provider}", findings)
+        raise InvalidInput(f"invalid options for provider {choice.provider}", refused)
     return choice.options

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from langchain_core.messages import BaseMessage
 from langgraph.errors import GraphDrained, GraphRecursionError, is_invalid_resume
 from langgraph.runtime import RunControl
 from langgraph.types import Command, Interrupt
@@ -21,8 +22,8 @@ from pydantic import ValidationError
 
 from . import checkpoints, graph, validation
 from .database import Pool
-from .definition import GraphReference
-from .errors import AgentExecutorError, LeaseLost, Stopped, Unavailable
+from .definition import Definition, GraphReference
+from .errors import AgentExecutorError, InvalidInput, LeaseLost, NotDeployed, Stopped, Unavailable
 from .events import RunEvents, content, error_object, to_json
 from .graphs import Graphs
 from .job import Outcome, Status, findings_of
@@ -76,10 +77,11 @@ class Runner:
             Unavailable: a server this service needs is away; the job can go on later from its last checkpoint.
             Stopped: `control` asked for it; the same holds.
             LeaseLost: another worker has the job, or it has ended.
+            NotDeployed: this process cannot run what another one accepted.
         """
         try:
             return await self._run(claim, channel, control)
-        except (Unavailable, LeaseLost, Stopped):
+        except (Unavailable, LeaseLost, Stopped, NotDeployed):
             raise
         except GraphDrained:
             raise Stopped(f"job {claim.job_id} stopped at a checkpoint") from None
@@ -87,31 +89,35 @@ class Runner:
             return Outcome(Status.FAILED, error=self._describe(error), may_pass=may_pass(error))
 
     async def _run(self, claim: Claim, channel: Channel, control: RunControl) -> Outcome:
-        asked = validation.read(claim.definition, graphs=self._graphs.names)
+        asked = self._read(claim.definition)
         if isinstance(asked, GraphReference):
             run = _Run(claim, channel, control, Meter(self._limits.lowered(asked.limits, asked.config.recursion_limit)))
-            async with run.meter.deadline(), self._graphs.open(asked) as compiled:
-                return await self._execute(compiled, asked.config.for_langgraph(), run)
-        run = _Run(claim, channel, control, Meter(self._limits.lowered(asked.limits)))
-        output_limit = run.meter.limits.tool_output_bytes
-        async with (
-            run.meter.deadline(),
-            self._sandbox.box(asked.tool_definitions, output_limit) as box,  # whatever ends the run ends its tools too
-        ):
-            compiled = await self._builder.build(asked, box.tools)
-            return await self._execute(compiled, {}, run)
+            config = _config(run, asked.config.for_langgraph())
+            async with run.meter.deadline(), self._graphs.open(asked.graph, config) as compiled:
+                return await self._execute(compiled, config, run)
+        else:
+            run = _Run(claim, channel, control, Meter(self._limits.lowered(asked.limits)))
+            output_limit = run.meter.limits.tool_output_bytes
+            async with (
+                run.meter.deadline(),
+                self._sandbox.box(asked.tool_definitions, output_limit) as box,  # what ends the run ends its tools too
+            ):
+                compiled = await self._builder.build(asked, box.tools)
+                return await self._execute(compiled, _config(run, {}), run)
 
-    async def _execute(self, compiled: Any, asked: Mapping[str, Any], run: _Run) -> Outcome:
+    def _read(self, document: Any) -> Definition | GraphReference:
+        """The definition, which was valid where it was accepted."""
+        try:
+            return validation.read(document, graphs=self._graphs.names)
+        except InvalidInput as error:
+            raise NotDeployed(f"not with what is deployed here: {error}") from None
+
+    async def _execute(self, compiled: Any, config: Any, run: _Run) -> Outcome:
         job_id, meter = run.claim.job_id, run.meter
         bound = copy.copy(compiled)  # not its own `copy`, which forgets the classes that its state may hold
         saver = bound.checkpointer = checkpoints.Saver(self._pool, job_id, run.claim.fence, meter.at_checkpoint)
         events = RunEvents(run.channel.emit, meter.at_state)
-        config: Any = {
-            **asked,
-            "configurable": {**asked.get("configurable", {}), "thread_id": job_id},
-            "recursion_limit": int(meter.limits.steps.value),
-            "callbacks": [meter, events],
-        }
+        config = {**config, "callbacks": [meter, events]}
         before = await bound.aget_state(config)
         known = run.claim.answers
         answers = Answers({each.id: known[each.id] for each in before.interrupts if each.id in known})
@@ -147,6 +153,12 @@ class Runner:
         else:
             described["stack_trace"] = ""
         return {key: redact(to_json(value)) for key, value in described.items()}
+
+
+def _config(run: _Run, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The RunnableConfig of a run, with what a job asks for; but for the callbacks, which are no factory's concern."""
+    configurable = {**asked.get("configurable", {}), "thread_id": run.claim.job_id}
+    return {**asked, "configurable": configurable, "recursion_limit": int(run.meter.limits.steps.value)}
 
 
 def _tell_undeclared(given: Mapping[str, Any], graph: Any, channel: Channel) -> None:
@@ -191,4 +203,7 @@ def _interrupted(found: Iterable[Interrupt]) -> Outcome:
 def output(state: Any) -> Any:
     """A finished graph's output: the last message's content, or the whole state where it holds no messages."""
     messages = state.get("messages") if isinstance(state, dict) else None
-    return to_json(content(messages[-1]) if messages else state)
+    last = messages[-1] if isinstance(messages, list | tuple) and messages else None
+    if isinstance(last, BaseMessage):
+        return to_json(content(last))
+    return to_json(last["content"] if isinstance(last, dict) and "content" in last else state)

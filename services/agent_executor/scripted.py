@@ -18,45 +18,15 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from .model_options import Reply
 
 _WORDS = re.compile(r"\s*\S+\s*$|\s*\S+")
 
 
 class ScriptedError(Exception):
     """The failure that a reply's `error` asks for, or a conversation longer than its script."""
-
-
-class ScriptedToolCall(BaseModel):
-    """One tool call of a reply."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
-    args: dict[str, Any] = Field(default_factory=dict)
-
-
-class Reply(BaseModel):
-    """What the model does when it is asked: wait, then fail with `error`, or say `text` and call tools.
-
-    `{last}` in `text` stands for the content of the conversation's last message, e.g. a tool's result.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    text: str = ""
-    tool_calls: list[ScriptedToolCall] = Field(default_factory=list)
-    delay_ms: float = Field(0, ge=0, description="before the first token")
-    token_delay_ms: float = Field(0, ge=0, description="before each further token")
-    error: str | None = None
-    tokens: int = Field(0, ge=0, description="said to be used")
-
-    @property
-    def usage(self) -> UsageMetadata | None:
-        """As a provider would report it."""
-        if not self.tokens:
-            return None
-        return UsageMetadata(input_tokens=0, output_tokens=self.tokens, total_tokens=self.tokens)
 
 
 class ScriptedChatModel(BaseChatModel):
@@ -112,7 +82,7 @@ class ScriptedChatModel(BaseChatModel):
             {"name": call["name"], "args": json.dumps(call["args"]), "id": call["id"], "index": index}
             for index, call in enumerate(self._tool_calls(reply, position))
         ]
-        last = AIMessageChunk(content="", tool_call_chunks=calls, chunk_position="last", usage_metadata=reply.usage)
+        last = AIMessageChunk(content="", tool_call_chunks=calls, chunk_position="last", usage_metadata=_usage(reply))
         yield ChatGenerationChunk(message=last)
 
     def _next(self, messages: Sequence[BaseMessage]) -> tuple[int, Reply]:
@@ -125,7 +95,7 @@ class ScriptedChatModel(BaseChatModel):
         if reply.error is not None:
             raise ScriptedError(reply.error)
         message = AIMessage(
-            content=_text(reply, messages), tool_calls=self._tool_calls(reply, position), usage_metadata=reply.usage
+            content=_text(reply, messages), tool_calls=self._tool_calls(reply, position), usage_metadata=_usage(reply)
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
@@ -138,3 +108,10 @@ class ScriptedChatModel(BaseChatModel):
 
 def _text(reply: Reply, messages: Sequence[BaseMessage]) -> str:
     return reply.text.replace("{last}", messages[-1].text) if messages else reply.text
+
+
+def _usage(reply: Reply) -> UsageMetadata | None:
+    """As a provider would report it."""
+    if not reply.tokens:
+        return None
+    return UsageMetadata(input_tokens=0, output_tokens=reply.tokens, total_tokens=reply.tokens)

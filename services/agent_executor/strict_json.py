@@ -43,8 +43,8 @@ def loads(body: bytes, what: str = "body") -> Any:
         raise InvalidInput("malformed JSON", [Finding(what, f"{error.msg} at {where}")]) from None
     except ValueError:  # int() refuses more than 4300 digits
         raise InvalidInput("not acceptable JSON", [Finding(what, "a number is out of range")]) from None
-    for path, reason in _unstorable(value, what):
-        raise InvalidInput("not acceptable JSON", [Finding(path, reason)])
+    if (found := _unstorable(value, what)) is not None:
+        raise InvalidInput("not acceptable JSON", [found])
     return value
 
 
@@ -114,28 +114,47 @@ def _no_constants(name: str) -> Any:
     raise _Refused(f"{name} is not JSON")
 
 
-def _unstorable(root: Any, what: str) -> Iterator[tuple[str, str]]:
-    """Yield (path, reason) for what may not be stored. Iterative: nesting must not exhaust the stack."""
-    pending = [(root, what, 1)]
-    while pending:
-        value, path, depth = pending.pop()
-        if depth > MAX_DEPTH:
-            yield what, f"nested deeper than {MAX_DEPTH} levels"
-        elif isinstance(value, dict):
-            yield from ((path, f"a key {reason}") for key in value if (reason := _why_not(key)))
-            pending.extend((item, f"{path}.{key:.64}", depth + 1) for key, item in value.items())
-        elif isinstance(value, list):
-            pending.extend((item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value))
-        elif reason := _why_not(value):
-            yield path, reason
+def _unstorable(root: Any, what: str) -> Finding | None:
+    """The first thing in `root` that may not be stored.
 
-
-def _why_not(value: Any) -> str | None:
-    """Why a string or number may not be stored; None when it may."""
-    if isinstance(value, str) and ("\0" in value or not _encodable(value)):
-        return "holds a NUL character or a lone surrogate"
-    if isinstance(value, float) and not math.isfinite(value):
-        return "is a number out of range"
-    if type(value) is int and value not in _INT64:
-        return "is an integer beyond 64 bits"
+    Iterative, since nesting must not exhaust the stack; a path is made of what is wrong only, since paths of everything
+    take many times the memory of the document.
+    """
+    keys: list[int | str] = []
+    opened: list[Iterator[tuple[int | str, Any]]] = [iter([("", root)])]
+    while opened:
+        for key, value in opened[-1]:
+            if isinstance(value, str | int | float):
+                if reason := _why_not(value):
+                    return Finding(_path(what, [*keys, key]), reason)
+            elif value and isinstance(value, dict | list):
+                if len(opened) >= MAX_DEPTH:
+                    return Finding(what, f"nested deeper than {MAX_DEPTH} levels")
+                keys.append(key)
+                if isinstance(value, dict):
+                    for name in value:
+                        if reason := _why_not(name):
+                            return Finding(_path(what, keys), f"a key {reason}")
+                    opened.append(iter(value.items()))
+                else:
+                    opened.append(enumerate(value))
+                break
+        else:
+            opened.pop()
+            if keys:
+                keys.pop()
     return None
+
+
+def _path(what: str, keys: list[int | str]) -> str:
+    """Where `keys` lead; the first stands for the document itself."""
+    return what + "".join(f"[{key}]" if isinstance(key, int) else f".{key:.64}" for key in keys[1:])
+
+
+def _why_not(value: str | float) -> str | None:
+    """Why a string or number may not be stored; None when it may."""
+    if isinstance(value, str):
+        return "holds a NUL character or a lone surrogate" if "\0" in value or not _encodable(value) else None
+    if isinstance(value, float):
+        return None if math.isfinite(value) else "is a number out of range"
+    return None if -(2**63) <= value < 2**63 else "is an integer beyond 64 bits"

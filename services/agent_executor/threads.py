@@ -1,11 +1,12 @@
-"""Threads for work that may block: tools, hvac, imports.
+"""Threads for work that may block: tools, hvac, imports, large documents.
 
-Owns one decision: threads are daemons and one is started per call, so that a tool that never returns can neither starve
-the others nor hold up the end of the process.
+Owns which work that is, and one decision: threads are daemons and one is started per call, so that a tool that never
+returns can neither starve the others nor hold up the end of the process.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,16 @@ from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+_SMALL_BYTES = 256 * 1024
+
+
+async def by_size(size: int, work: Callable[..., T], *arguments: Any) -> T:
+    """`work(*arguments)`, in a thread where it reads so many bytes that others would wait for it."""
+    if size > _SMALL_BYTES:
+        return await asyncio.to_thread(work, *arguments)
+    return work(*arguments)
 
 
 class DaemonThreads(ThreadPoolExecutor):

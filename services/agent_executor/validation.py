@@ -10,15 +10,21 @@ import functools
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from importlib import metadata
-from typing import Any
+from itertools import chain, islice
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from .definition import (
+    BUILT_IN_TOOLS,
+    MAX_DEPENDENCIES,
+    MAX_FIELDS,
+    MAX_NODES,
+    MAX_TOOLS,
     OWN_FIELDS,
     ROOT_TYPE,
     Approval,
@@ -33,16 +39,20 @@ from .definition import (
 )
 from .errors import Finding, InvalidInput
 from .job import findings_of
+from .model_options import wrong_options
 
+MAX_FINDINGS = 100
+MAX_EDGES = 1000
 PROVIDERS = frozenset({"anthropic", "ollama", "openai", "scripted"})
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _TAKEN = frozenset({"model", "tools", "jump_to", "structured_response", "remaining_steps", "is_last_step"})
-BUILT_IN_TOOLS = frozenset({"delete", "edit_file", "execute", "glob", "grep", "ls", "read_file", "task", "write_file"})
-"""What deepagents gives every agent; a test compares. `execute` is refused by it, since we give it no shell."""
 _BUILT_IN_WORDS = f"it is none of tool_definitions, and none of {', '.join(sorted(BUILT_IN_TOOLS))}"
+_MODEL_KEYS = frozenset({"provider", "model", "model_name"})
+_EDGE_ENDS = (("source", "from"), ("target", "to"))
 _EDGE_KEYS = frozenset({"source", "target", "from", "to", "type"})
 
 Found = Iterator[tuple[str, str]]
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -57,32 +67,61 @@ class Report:
 def check(document: Any, prefix: str = "agent_definition", graphs: Collection[str] = ()) -> Report:
     """Look at a definition; every finding names its field below `prefix`, and repeats no value.
 
-    `graphs` are the names of the graphs from code that there are.
+    `graphs` are the names of the graphs from code that there are. Of many findings the first are listed, and how many
+    more there are. Where something has too many parts, that is all that is said.
     """
-    if isinstance(document, dict) and "graph" in document:
+    if names_graph(document):
         return _check_reference(document, prefix, graphs)
-    parsed, errors = None, []
-    try:
-        parsed = Definition.model_validate(document)
-    except ValidationError as error:
-        errors = findings_of(error, prefix)
-    whole = document if isinstance(document, dict) else {}
-    errors += [Finding(_join(prefix, path), message) for path, message in _errors(whole)]
-    warnings = [Finding(_join(prefix, path), message) for path, message in _warnings(whole)]
-    return Report(None if errors else parsed, errors, warnings)
+    whole = _object(document)
+    if oversized := _listed(prefix, _oversized(whole)):
+        return Report(None, oversized, [])
+    parsed, wrong = _parsed(Definition, document)
+    errors = _listed(prefix, chain(wrong, _errors(whole)))
+    return Report(None if errors else parsed, errors, _listed(prefix, _warnings(whole)))
+
+
+def names_graph(document: Any) -> bool:
+    """Whether `document` is a reference to a graph from code. Beside nodes a `graph` is one if it is a name."""
+    return (
+        isinstance(document, dict)
+        and "graph" in document
+        and ("nodes" not in document or isinstance(document["graph"], str))
+    )
 
 
 def _check_reference(document: dict[str, Any], prefix: str, graphs: Collection[str]) -> Report:
-    parsed, errors = None, []
-    try:
-        parsed = GraphReference.model_validate(document)
-    except ValidationError as error:
-        errors = findings_of(error, prefix)
+    config = _object(document.get("config"))
+    parts = (("config", config), ("config.tags", config.get("tags")))
+    if errors := _listed(prefix, chain.from_iterable(_more_than(MAX_FIELDS, *part) for part in parts)):
+        return Report(None, errors, [])
+    parsed, wrong = _parsed(GraphReference, document)
     if parsed is not None and parsed.graph not in graphs:
         known = ", ".join(sorted(graphs)) or "none"
-        errors = [Finding(_join(prefix, "graph"), f"names no graph of this deployment; known are {known}")]
-    odd = [Finding(_join(prefix, path), message) for path, message in _unknown_keys("", document, GraphReference)]
-    return Report(None if errors else parsed, errors, odd)
+        wrong = [("graph", f"names no graph of this deployment; known are {known}")]
+    errors = _listed(prefix, wrong)
+    warnings = _listed(prefix, _unknown_keys("", document, GraphReference))
+    return Report(None if errors else parsed, errors, warnings)
+
+
+def _parsed(model: type[M], document: Any) -> tuple[M | None, list[tuple[str, str]]]:
+    """The document as `model`, or what is wrong with it."""
+    try:
+        return model.model_validate(document), []
+    except ValidationError as error:
+        return None, [(finding.field, finding.message) for finding in findings_of(error)]
+
+
+def _listed(prefix: str, found: Iterable[tuple[str, str]]) -> list[Finding]:
+    rest = iter(found)
+    findings = [Finding(_join(prefix, path), message) for path, message in islice(rest, MAX_FINDINGS)]
+    if more := sum(1 for _ in rest):
+        findings.append(Finding(prefix, f"and {more} more"))
+    return findings
+
+
+def look(graphs: Collection[str] = ()) -> Callable[[Any, str], list[Finding]]:
+    """The errors that `check` finds, for those who have the definition inside of something."""
+    return lambda document, prefix: check(document, prefix, graphs).errors
 
 
 def read(document: Any, prefix: str = "agent_definition", graphs: Collection[str] = ()) -> Definition | GraphReference:
@@ -104,26 +143,42 @@ def parse(document: Any, prefix: str = "agent_definition") -> Definition:
     return found
 
 
+def _oversized(document: dict[str, Any]) -> Found:
+    """Lists that are too long, found before anything looks at their items."""
+    yield from _more_than(MAX_NODES, "nodes", document.get("nodes"))
+    yield from _more_than(MAX_TOOLS, "tool_definitions", document.get("tool_definitions"))
+    for path, tool in islice(_objects(document, "tool_definitions"), MAX_TOOLS):
+        dependencies = _object(tool.get("runtime")).get("dependencies")
+        yield from _more_than(MAX_DEPENDENCIES, f"{path}.runtime.dependencies", dependencies)
+    for path, node in islice(_objects(document, "nodes"), MAX_NODES):
+        yield from _more_than(MAX_TOOLS, f"{path}.config.tools", _config(node).get("tools"))
+        yield from _more_than(MAX_FIELDS, f"{path}.config.state_schema", _config(node).get("state_schema"))
+
+
+def _more_than(most: int, path: str, value: Any) -> Found:
+    if isinstance(value, list | dict) and len(value) > most:
+        yield path, f"must have at most {most} {'items' if isinstance(value, list) else 'keys'}, has {len(value)}"
+
+
 def _errors(document: dict[str, Any]) -> Found:
     nodes, tools = dict(_objects(document, "nodes")), dict(_objects(document, "tool_definitions"))
-    roots = sum(_is_root(node) for node in nodes.values())
-    listed = document.get("nodes")
-    if isinstance(listed, list) and len(nodes) == len(listed) > 0 and roots != 1:
-        yield "nodes", f"exactly one node must be of type {ROOT_TYPE}, found {roots}"
+    yield from _roots(document.get("nodes"))
     yield from _repeated({f"{path}.name": tool.get("name") for path, tool in tools.items()})
     yield from _repeated({f"{path}.id": node.get("id") for path, node in nodes.items()})
     yield from _repeated({f"{path}.config.name": _config(node).get("name") for path, node in nodes.items()})
     for path, tool in tools.items():
+        if isinstance(tool.get("name"), str) and tool["name"] in BUILT_IN_TOOLS:
+            yield f"{path}.name", "is the name of a tool that agents have already"
         names = _object(tool.get("runtime")).get("dependencies")
-        for index, name in enumerate(names if isinstance(names, list) else []):
+        for index, name in enumerate(_list(names)):
             if isinstance(name, str) and not is_installed(name):
                 yield f"{path}.runtime.dependencies[{index}]", "is not installed here"
     known = {tool.get("name") for tool in tools.values() if isinstance(tool.get("name"), str)}
-    is_known = len(known) > 0 or not document.get("tool_definitions")  # or every name would dangle
+    is_known = len(known) > 0 or document.get("tool_definitions", []) == []  # or every name would dangle
     for path, node in nodes.items():
         yield from _node_errors(f"{path}.config", _config(node))
         names = _config(node).get("tools")
-        for index, name in enumerate(names if is_known and isinstance(names, list) else []):
+        for index, name in enumerate(_list(names) if is_known else []):
             if isinstance(name, str) and name not in known:
                 yield f"{path}.config.tools[{index}]", "names a tool that tool_definitions does not define"
         for where, name in _approved(_config(node).get("interrupt_on")) if is_known else ():
@@ -137,6 +192,15 @@ def _approved(interrupt_on: Any) -> Iterator[tuple[str, str]]:
         yield from ((f"[{index}]", name) for index, name in enumerate(interrupt_on) if isinstance(name, str))
     for name in _object(interrupt_on):
         yield f".{name!s:.64}", name
+
+
+def _roots(nodes: Any) -> Found:
+    if not isinstance(nodes, list):
+        return
+    kinds = [_object(node).get("type") for node in nodes]
+    roots = sum(isinstance(kind, str) and kind.strip().lower() == ROOT_TYPE for kind in kinds)
+    if roots > 1 or (roots == 0 and all(isinstance(kind, str) for kind in kinds)):  # or it may be one of the others
+        yield "nodes", f"exactly one node must be of type {ROOT_TYPE}, found {roots}"
 
 
 def is_installed(dependency: str) -> bool:
@@ -156,9 +220,7 @@ def _normalised(name: str) -> str:
 
 
 def _node_errors(path: str, config: dict[str, Any]) -> Found:
-    provider = _object(config.get("model")).get("provider")
-    if isinstance(provider, str) and provider.strip() and provider.strip().lower() not in PROVIDERS:
-        yield f"{path}.model.provider", f"is not known here; known are {', '.join(sorted(PROVIDERS))}"
+    yield from _model_errors(f"{path}.model", _object(config.get("model")))
     for name, field in _object(config.get("state_schema")).items():
         where = f"{path}.state_schema.{name!s:.64}"
         if not _FIELD.fullmatch(str(name)):
@@ -167,6 +229,19 @@ def _node_errors(path: str, config: dict[str, Any]) -> Found:
             yield where, "is a name that LangGraph's agents use themselves"
         if _object(field).get("reducer") is not None and _object(field).get("type", "any") not in ("list", "any"):
             yield f"{where}.reducer", "needs a field of type list"
+
+
+def _model_errors(path: str, model: dict[str, Any]) -> Found:
+    provider = model.get("provider")
+    provider = provider.strip().lower() if isinstance(provider, str) else ""
+    if provider in PROVIDERS:
+        options = {name: value for name, value in model.items() if name not in _MODEL_KEYS}
+        yield from ((f"{path}.{place}", message) for place, message in wrong_options(provider, options))
+    elif provider:
+        yield f"{path}.provider", f"is not known here; known are {', '.join(sorted(PROVIDERS))}"
+    names = [model[key] for key in ("model", "model_name") if isinstance(model.get(key), str)]
+    if len(set(names)) > 1:
+        yield f"{path}.model_name", "is another name than model, of which it is a synonym"
 
 
 def _warnings(document: dict[str, Any]) -> Found:
@@ -196,13 +271,20 @@ def _edge_warnings(document: dict[str, Any]) -> Found:
     edges = document.get("edges")
     if edges is not None and not isinstance(edges, list):
         yield "edges", "is not a list, and is ignored"
+    if len(_list(edges)) > MAX_EDGES:
+        yield "edges", f"has {len(_list(edges))} items, of which the first {MAX_EDGES} are looked at"
     ids = {node.get("id") for _, node in _objects(document, "nodes") if isinstance(node.get("id"), str)}
     graph: dict[str, set[str]] = {}
-    for path, edge in _objects(document, "edges"):
+    for index, edge in enumerate(_list(edges)[:MAX_EDGES]):
+        path = f"edges[{index}]"
+        if not isinstance(edge, dict):
+            yield path, "is not an object, and is ignored"
+            continue
         for key in sorted(edge.keys() - _EDGE_KEYS):
             yield f"{path}.{key!s:.64}", "is not a key of an edge, and is ignored"
-        ends = [edge.get("source", edge.get("from")), edge.get("target", edge.get("to"))]
-        for end, name in zip(ends, ("source", "target"), strict=True):
+        names = [next((name for name in pair if name in edge), pair[0]) for pair in _EDGE_ENDS]
+        ends = [edge.get(name) for name in names]
+        for end, name in zip(ends, names, strict=True):
             if not isinstance(end, str) or end not in ids:
                 yield f"{path}.{name}", "names no node"
         if all(isinstance(end, str) for end in ends):
@@ -229,15 +311,9 @@ def _repeated(names: dict[str, Any]) -> Found:
                 yield path, "is used twice"
 
 
-def _is_root(node: dict[str, Any]) -> bool:
-    kind = node.get("type")
-    return isinstance(kind, str) and kind.strip().lower() == ROOT_TYPE
-
-
 def _objects(document: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects in a list, by path; what is none has a finding of its own."""
-    values = document.get(key)
-    for index, value in enumerate(values if isinstance(values, list) else []):
+    for index, value in enumerate(_list(document.get(key))):
         if isinstance(value, dict):
             yield f"{key}[{index}]", value
 
@@ -248,6 +324,10 @@ def _config(node: dict[str, Any]) -> dict[str, Any]:
 
 def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _join(prefix: str, path: str) -> str:

@@ -20,7 +20,7 @@ import structlog
 
 from . import crash, metrics, tracing
 from .database import persistently, settled
-from .errors import LeaseLost, Stopped, Unavailable
+from .errors import LeaseLost, NotDeployed, Stopped, Unavailable
 from .job import Outcome, Status
 from .leases import Leases
 from .ledger import Claim, Ledger
@@ -31,6 +31,8 @@ _RETRY_S = 1.0
 _STOPPING_S = 5.0
 _CLAIM_S = 2.0
 _RECONNECT_S = 5.0  # what another process's pool may take to find that PostgreSQL is back
+_ELSEWHERE_S = 5.0
+_ROLLOUT_S = 600.0
 _BUG = Outcome(
     Status.FAILED,
     error={"message": "an unexpected error; the service's log has it", "type": "InternalError", "stack_trace": ""},
@@ -200,6 +202,10 @@ class Worker:
                     outcome = await self._runner.run(claim, channel, run.control)
                     crash.point("after_run")
                     await self._settle(run, outcome, channel, traceparent)
+                except NotDeployed as error:
+                    if claim.age_s < _ROLLOUT_S:
+                        raise
+                    await self._settle(run, _undeployed(error), channel, traceparent)
                 except (LeaseLost, Stopped, Unavailable):
                     raise
                 except Exception:
@@ -209,6 +215,9 @@ class Worker:
                 log.warning("job_dropped", reason=str(error))
             except Stopped:
                 await self._release(claim)
+            except NotDeployed as error:  # as while a deployment rolls out: a process that has it takes the job
+                log.warning("job_passed_on", reason=str(error))
+                await self._release(claim, _ELSEWHERE_S)
             except Unavailable as error:  # a server that is away is no outcome: the job goes on when it is back
                 log.warning("job_postponed", reason=str(error))
                 await self._release(claim, _RETRY_S)
@@ -261,6 +270,12 @@ class Worker:
                 log.info("job_released")
         except Unavailable as error:  # our next claim finds it, or its lease runs out and somebody else takes it
             log.warning("release_failed", error=str(error))
+
+
+def _undeployed(error: NotDeployed) -> Outcome:
+    """No process had it for so long that its deployment must be meant so; its last attempts may still find one."""
+    described = {"message": str(error), "type": type(error).__name__, "stack_trace": ""}
+    return Outcome(Status.FAILED, error=described, may_pass=True)
 
 
 def announce(channel: Channel, outcome: Outcome) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
+from typing import Any
 
+from agent_executor import database as connections
+from agent_executor.job import from_json
+from agent_executor.ledger import Ledger
 from tests.integration.fixtures.migrations import rows
 from tests.integration.fixtures.postgres import Database
 from tests.integration.fixtures.redis import stored_events
@@ -78,6 +83,25 @@ def test_a_killed_job_of_such_a_graph_is_resumed_with_objects_of_its_own_classes
     assert done["result"]["output"]["names"] == ["a", "b", "c"]
     assert journal.read_text().split() == ["a", "b", "b", "c"]
     assert rows(database, "select attempt from jobs") == [(2,)]
+
+
+def test_a_process_without_the_graph_leaves_the_job_to_one_that_has_it(
+    start_service: Starter, database: Database
+) -> None:
+    old = start_service().ready()
+    job = json.loads((EXAMPLE / "job.json").read_text())
+    asyncio.run(_accept(database, job))
+    old.until(lambda: "job_passed_on" in old.log.read_text(), "the job is not passed on")
+    old.until(lambda: old.job(job["job_id"])["status"] == "queued", "the job is not given back")
+    assert old.job(job["job_id"])["attempt"] == 0
+    new = start_service(LANGGRAPH_CONFIG=str(EXAMPLE / "langgraph.json")).ready()
+    assert new.ended(job["job_id"])["result"]["output"] == "5 words in all"
+
+
+async def _accept(database: Database, body: dict[str, Any]) -> None:
+    """As a process would that has the graph."""
+    async with connections.pool(database.dsn, 4) as pool:
+        await Ledger(pool).accept(from_json(body))
 
 
 def test_a_service_whose_graphs_cannot_be_loaded_does_not_start(start_service: Starter, tmp_path: Path) -> None:

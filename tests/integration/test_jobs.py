@@ -176,7 +176,7 @@ def test_a_model_that_calls_an_unknown_tool_is_told_so(service: Service) -> None
     ("model", "kind", "words"),
     [
         ({"provider": "openai", "model": "x"}, "ModelUnavailable", "OPENAI_API_KEY"),
-        ({"provider": "scripted", "model": "x", "replies": []}, "InvalidInput", "model.replies"),
+        ({"provider": "ollama", "model": "x", "temperature": "hot"}, "InvalidInput", "model.temperature"),
         ({"provider": "scripted", "model": "x", "replies": [{"error": "overloaded"}]}, "ScriptedError", "overloaded"),
     ],
     ids=["key", "options", "failure"],

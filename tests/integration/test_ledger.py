@@ -48,6 +48,15 @@ async def claimed(ledger: Ledger, owner: str = "worker") -> Claim:
     return claim
 
 
+async def test_a_claim_says_how_long_ago_the_first_one_was(ledger: Ledger, database: Database) -> None:
+    await submit(ledger, "a")
+    first = await claimed(ledger)
+    assert first.age_s == 0
+    await ledger.release(first)
+    rows(database, "update jobs set started_at = started_at - interval '10 minutes'")
+    assert 600 <= (await claimed(ledger)).age_s < 660
+
+
 def expire(database: Database, job_id: str = "a") -> None:
     """The worker fell silent some time ago, and PostgreSQL has been up since long before."""
     rows(database, "update jobs set lease_until = now() - interval '1 ms' where job_id = %s", job_id)

@@ -15,14 +15,16 @@ CALLS = {"tool_calls": [{"name": "noop"}], "tokens": 10}
 
 
 def test_the_environments_limits_hold_and_the_failure_names_them(start_service: Starter) -> None:
-    service = start_service(MAX_MODEL_CALLS="3", MAX_TOKENS="1000", JOB_TIMEOUT_S="1").ready()
+    service = start_service(MAX_MODEL_CALLS="3").ready()
     done = service.run(agent([CALLS] * 9, tools=[NOOP]), "calls")
     assert (done["status"], done["attempt"]) == ("failed", 1)
     error = {"type": "LimitExceeded", "message": "the job went beyond MAX_MODEL_CALLS (3)"}
     assert done["error"] == error | {"stack_trace": ""}
     events = stored_events(service.environment["REDIS_URL"], "calls")
     assert [each["data"] for each in events if each["event_type"] == "error"] == [error]
-    done = service.run(agent([{"text": "x", "delay_ms": 60_000}]), "time")
+    other = start_service(JOB_TIMEOUT_S="1").ready()
+    service.stop()
+    done = other.run(agent([{"text": "x", "delay_ms": 60_000}]), "time")
     assert done["error"]["message"] == "the job went beyond JOB_TIMEOUT_S (1)"
 
 

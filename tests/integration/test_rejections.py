@@ -66,6 +66,22 @@ def test_a_definition_that_names_an_unknown_tool(service: Service) -> None:
     assert "agent_definition.nodes[0].config.tools[0]" in refused(service.submit(definition, "no-tool"))
 
 
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/definitions/validate"])
+def test_a_large_wrong_definition_gets_a_short_answer(service: Service, path: str) -> None:
+    definition: dict[str, Any] = {"nodes": [{}] * 2_000_000, "edges": [{}] * 100_000}
+    body = definition if "validate" in path else {"agent_definition": definition, "input_payload": {"a": 1}}
+    answer = service.http.post(path, content=json.dumps(body, separators=(",", ":")))
+    assert len(answer.content) < 10_000
+    assert "nodes" in answer.text
+
+
+def test_a_definition_whose_model_cannot_be_made(service: Service) -> None:
+    definition = agent([])
+    definition["nodes"][0]["config"]["model"]["base_url"] = "http://elsewhere.example"
+    place = "agent_definition.nodes[0].config.model"
+    assert refused(service.submit(definition, "no-model")).keys() == {f"{place}.base_url", f"{place}.replies"}
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,7 +15,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from agent_executor import api, app
+from agent_executor import api, app, threads, validation
 from agent_executor.errors import Conflict, NotFound, Unavailable
 from agent_executor.event_stream import Streams
 from agent_executor.graphs import Graphs
@@ -158,6 +160,36 @@ async def test_metrics_answer_while_the_service_starts(http: httpx.AsyncClient, 
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
     assert "\nagent_executor_db_connection_errors_total " in answer.text
+
+
+@pytest.mark.parametrize(("path", "body"), [("/", EVENT), ("/v1/jobs", DATA)])
+async def test_what_is_wrong_around_a_definition_hides_nothing_in_it(
+    http: httpx.AsyncClient, path: str, body: dict[str, Any]
+) -> None:
+    body = copy.deepcopy(body)
+    data = body.get("data", body)
+    data["job_id"] = 5
+    data["agent_definition"]["nodes"] = 5
+    error = error_of(await send(http, body, path), 400)
+    place = "data." if "data" in body else ""
+    assert [each["field"] for each in error["fields"]] == [f"{place}job_id", f"{place}agent_definition.nodes"]
+
+
+@pytest.mark.parametrize(("path", "body"), [("/", EVENT), ("/v1/jobs", DATA), ("/v1/definitions/validate", adder())])
+async def test_a_large_body_is_looked_at_in_a_thread(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
+) -> None:
+    names: list[str] = []
+
+    def check(*given: Any) -> validation.Report:
+        names.append(threading.current_thread().name)
+        return validation.Report(None, [], [])
+
+    monkeypatch.setattr(validation, "check", check)
+    assert (await send(http, body, path)).is_success
+    monkeypatch.setattr(threads, "_SMALL_BYTES", 100)
+    assert (await send(http, body, path)).is_success
+    assert names[0] == "MainThread" != names[1]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from agent_executor import app, definition, metrics, scripted
+from agent_executor import app, definition, metrics, model_options, scripted
 from agent_executor.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +21,7 @@ SOURCES = sorted((ROOT / "services/agent_executor").rglob("*.py"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 PARTS: tuple[type[BaseModel], ...] = (
     *(definition.Definition, definition.Node, definition.NodeConfig, definition.ToolDefinition, definition.ModelChoice),
-    *(definition.StateField, definition.Approval, scripted.ScriptedChatModel, scripted.Reply),
+    *(definition.StateField, definition.Approval, scripted.ScriptedChatModel, model_options.Reply),
 )
 OF_OTHERS = {name for name in scripted.ScriptedChatModel.model_fields if name != "replies"}
 

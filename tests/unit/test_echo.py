@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_executor import job, models, strict_json, validation
+from agent_executor import job, model_options, models, strict_json, validation
 from agent_executor.definition import ModelChoice
 from agent_executor.errors import Finding, InvalidInput, ModelUnavailable
 from tests.definitions import adder, event
@@ -27,7 +27,7 @@ REFERENCE: dict[str, Any] = {
     "graph": "three-nodes",
     "config": {"configurable": {"a": 1}, "recursion_limit": 5, "tags": ["t"], "metadata": {"m": 1}},
 }
-OPTIONS = sorted(models._OPTIONS | {"replies", "name", "disable_streaming", "cache", "metadata"})
+OPTIONS = sorted(model_options.OPTIONS | {"replies", "name", "disable_streaming", "cache", "metadata"})
 
 
 def places(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -11,6 +11,7 @@ from deepagents import create_deep_agent
 from langchain_core.tools import BaseTool
 
 from agent_executor import graph, validation
+from agent_executor.definition import BUILT_IN_TOOLS
 from agent_executor.errors import InvalidInput, ModelUnavailable
 from agent_executor.sandbox.pool import Sandbox
 from tests.definitions import INPUT, adder, agent, specialist, tool
@@ -57,12 +58,6 @@ def source(name: str, result: str) -> str:
     return f"from langchain_core.tools import tool\n{head}@tool\ndef {name}() -> str:\n    'T.'\n    return {result}\n"
 
 
-async def test_the_built_in_tools_are_those_that_an_approval_may_name() -> None:
-    built = await graph.Builder(no_credentials).build(validation.parse(agent([{"text": "x"}])), no_tools)
-    node: Any = built.nodes["tools"].bound
-    assert set(node.tools_by_name) == validation.BUILT_IN_TOOLS
-
-
 async def test_the_root_delegates_and_the_specialist_uses_its_tool(run: Run) -> None:
     state, said = await run(adder())
     assert [message.type for message in state["messages"]] == ["human", "ai", "tool", "ai"]
@@ -89,6 +84,12 @@ async def test_a_specialist_is_described_to_the_root(
     described = {each["name"]: each["description"] for each in given["subagents"]}
     assert described["Helper"] == description
     assert given["name"] == "Lead"
+
+
+async def test_the_tools_that_agents_have_already_are_known() -> None:
+    document = agent([{"text": "x"}], specialists=[specialist("Helper", [{"text": "x"}])])
+    built = await graph.Builder(no_credentials).build(validation.parse(document), no_tools)
+    assert set(built.nodes["tools"].bound.tools_by_name) == BUILT_IN_TOOLS  # type: ignore[attr-defined]
 
 
 async def test_a_specialist_may_replace_the_general_purpose_subagent(run: Run) -> None:

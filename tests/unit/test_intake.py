@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from nats.errors import ConnectionClosedError
 
-from agent_executor import intake
+from agent_executor import intake, threads, validation
 from agent_executor.errors import Conflict, Finding, InvalidInput, NotFound, Unavailable
 from agent_executor.intake import Intake
 from agent_executor.job import Answer, Status, Submission
@@ -228,6 +229,50 @@ async def test_an_answer_is_acked_once_it_is_committed() -> None:
     [found] = ledger.answered
     assert found == Answer("job-1", {"x": 1}, "i", "tests answer-1")
     assert (message.done, broker.dead, ledger.accepted) == (["ack"], [], [])
+
+
+async def test_a_large_message_is_read_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+
+    def check(*given: Any) -> validation.Report:
+        names.append(threading.current_thread().name)
+        return validation.Report(None, [], [])
+
+    monkeypatch.setattr(validation, "check", check)
+    await take(FakeMessage(GOOD))
+    monkeypatch.setattr(threads, "_SMALL_BYTES", 100)
+    await take(FakeMessage(GOOD))
+    assert names[0] == "MainThread" != names[1]
+
+
+async def test_a_bug_buries_its_message_and_holds_up_no_other() -> None:
+    bad, good = FakeMessage(GOOD), FakeMessage({**GOOD, "id": "2"})
+    broker, ledger = FakeBroker(bad, good), FakeLedger(RuntimeError("a bug"))
+    broker.ready.set()
+    part = made(broker, ledger)
+    running = asyncio.create_task(part.run())
+    async with asyncio.timeout(5):
+        await broker.idle.wait()
+        await part.drain()
+        await running
+    assert [(subject, payload) for subject, payload, _ in broker.dead] == [("agent.dead.internal", bad.data)]
+    assert (bad.done, good.done) == (["term"], ["ack"])
+    assert [each.event_id for each in ledger.accepted] == ["2"]
+    assert [event["data"]["error"]["type"] for _, event in ledger.announced] == ["InternalError"]
+
+
+async def test_a_bug_in_announcing_a_refusal_keeps_it_from_nothing_else() -> None:
+    message = FakeMessage({**GOOD, "type": "other"})
+    broker, _ = await take(message, RuntimeError("a bug"))
+    assert [subject for subject, _, _ in broker.dead] == ["agent.dead.invalid"]
+    assert message.done == ["term"]
+
+
+async def test_a_message_that_a_bug_keeps_from_being_buried_is_put_back() -> None:
+    message, broker = FakeMessage(b"{}"), FakeBroker()
+    broker.failures = [ValueError("a bug")]
+    await made(broker, FakeLedger())._take(message)  # type: ignore[arg-type]
+    assert message.done == ["nak"]
 
 
 async def test_a_message_that_is_too_large_is_buried_unread() -> None:

@@ -77,6 +77,11 @@ async def test_a_database_that_is_away_is_counted_and_named_without_its_secrets(
     assert metrics.db_connection_errors._value.get() == before + 1
 
 
+async def test_a_role_without_rights_is_no_fault_of_a_job() -> None:
+    with pytest.raises(Unavailable, match="lacks a right"), database.answering():
+        raise psycopg.errors.InsufficientPrivilege
+
+
 @pytest.mark.parametrize(
     "error", [psycopg.errors.UndefinedTable(), psycopg.errors.UndefinedColumn(), psycopg.errors.InvalidSchemaName()]
 )

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 from uuid import UUID
 
 import pytest
 from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
 from langgraph.types import _interrupt_id
 
 from agent_executor import checkpoints, database
-from agent_executor.errors import LeaseLost, Stopped, Unavailable
+from agent_executor.errors import LeaseLost, NotDeployed, Stopped, Unavailable
+from agent_executor.graphs import Graphs
 from agent_executor.job import Status
 from agent_executor.ledger import Claim
 from agent_executor.limits import Limit, Limits
@@ -38,6 +42,16 @@ def ask() -> str:
     return f"{{first}} {{interrupt(2)}}"
 """
 HEAD = "from langchain_core.tools import tool\n"
+
+
+WITHOUT_A_KEY = agent([{"text": "x"}])
+WITHOUT_A_KEY["nodes"][0]["config"]["model"] = {"provider": "openai", "model": "m"}
+NEEDS_A_PACKAGE = agent([{"text": "x"}], tools=[tool("one", "1")])
+NEEDS_A_PACKAGE["tool_definitions"][0]["runtime"]["dependencies"] = ["no-such-distribution"]
+
+
+class Seen(TypedDict):
+    seen: str
 
 
 class Heard:
@@ -183,9 +197,8 @@ async def test_error_detail_message_leaves_the_trace_out(run: Run) -> None:
 @pytest.mark.parametrize(
     ("definition", "kind"),
     [
-        ({"nodes": []}, "InvalidInput"),
         (agent([{"text": "x"}], tools=[tool("one", "1/0")]), "ToolScriptError"),
-        (agent([]), "InvalidInput"),
+        (WITHOUT_A_KEY, "ModelUnavailable"),
     ],
 )
 async def test_a_definition_that_cannot_be_built_fails_without_a_trace(
@@ -193,6 +206,39 @@ async def test_a_definition_that_cannot_be_built_fails_without_a_trace(
 ) -> None:
     outcome = await run(definition)
     assert (outcome.status, outcome.error["type"], outcome.error["stack_trace"]) == (Status.FAILED, kind, "")
+
+
+@pytest.mark.parametrize("definition", [{"graph": "newer"}, NEEDS_A_PACKAGE, {"nodes": []}])
+async def test_what_this_process_cannot_run_is_no_outcome(run: Run, definition: dict[str, Any]) -> None:
+    with pytest.raises(NotDeployed, match="not with what is deployed here: invalid agent definition: "):
+        await run(definition)
+
+
+async def test_a_factory_is_given_the_config_of_its_run(run: Run) -> None:
+    given: list[Any] = []
+
+    def only(state: Seen, config: RunnableConfig) -> Seen:
+        given.append(config)
+        return {"seen": "x"}
+
+    def factory(config: RunnableConfig) -> Any:
+        given.append(copy.deepcopy(config))
+        config["configurable"]["thread_id"] = "another"
+        made = StateGraph(Seen)
+        made.add_node("only", only)
+        made.add_edge(START, "only")
+        return made
+
+    asked = {"graph": "mine", "config": {"configurable": {"unit": "words"}, "tags": ["t"], "recursion_limit": 7}}
+    outcome = await run(asked, graphs=Graphs({"mine": factory}))
+    assert outcome.status is Status.COMPLETED, outcome
+    assert given[0] == {
+        "configurable": {"unit": "words", "thread_id": "job-1"},
+        "tags": ["t"],
+        "recursion_limit": 7,
+    }
+    assert given[1]["configurable"]["thread_id"] == "job-1"
+    assert given[1]["recursion_limit"] == 7
 
 
 async def test_a_message_that_cannot_be_stored_is_repaired(run: Run) -> None:
@@ -212,6 +258,12 @@ async def test_a_script_that_exits_fails_its_job_only(run: Run) -> None:
         ({"messages": [AIMessage("a"), AIMessage("b")]}, "b"),
         ({"messages": [AIMessage([{"type": "text", "text": "b"}, {"type": "text", "text": "c"}])]}, "bc"),
         ({"messages": [AIMessage([{"type": "image", "url": "u"}])]}, [{"type": "image", "url": "u"}]),
+        ({"messages": [{"role": "assistant", "content": "b"}]}, "b"),
+        ({"messages": [{"text": "b"}]}, {"messages": [{"text": "b"}]}),
+        ({"messages": [("ai", "b")]}, {"messages": [["ai", "b"]]}),
+        ({"messages": ["a", "b"]}, {"messages": ["a", "b"]}),
+        ({"messages": "text"}, {"messages": "text"}),
+        ({"messages": {"a": 1}}, {"messages": {"a": 1}}),
         ({"messages": []}, {"messages": []}),
         ({"total": 5}, {"total": 5}),
         ("text", "text"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -68,6 +69,34 @@ def test_the_deepest_nesting_allowed_is_accepted() -> None:
 def test_a_refusal_names_the_place() -> None:
     error = refused(b'{"data": {"list": [1, {"text": "a\\u0000"}]}}')
     assert [finding.field for finding in error.findings] == ["event.data.list[1].text"]
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        (b'{"a": [[], {}, [0], {"b": 1}], "c": {"d": [{}, "\\u0000"]}}', "event.c.d[1]"),
+        (b'[[1, [2, {"a": 3}]], {"b": {"\\u0000": 1}}]', "event[1].b"),
+        (b'{"a": 1e999}', "event.a"),
+        (b"[[[]], [], -9223372036854775809]", "event[2]"),
+        (b'"\\u0000"', "event"),
+        (b'{"' + b"k" * 100 + b'": "\\u0000"}', "event." + "k" * 64),
+    ],
+)
+def test_the_place_is_right_wherever_it_is(body: bytes, place: str) -> None:
+    assert [finding.field for finding in refused(body).findings] == [place]
+
+
+def test_a_document_costs_no_more_than_a_multiple_of_its_size() -> None:
+    """Long keys around many values: a path for each value would take thousands of times the document."""
+    key = '"' + "k" * 64 + '":'
+    body = (("{" + key) * 98 + "[" + "0," * 49_999 + "0]" + "}" * 98).encode()
+    tracemalloc.start()
+    try:
+        strict_json.loads(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 * len(body)
 
 
 @pytest.mark.parametrize("bad", ["{}\\u0000", "{}\\ud800"])

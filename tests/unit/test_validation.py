@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -19,12 +19,21 @@ from agent_executor.sandbox.pool import Sandbox
 from tests.definitions import agent, specialist, tool
 
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
 REPLIES = [{"text": "x"}]
+FULL = agent(REPLIES, tools=[tool("one", "1")], specialists=[specialist("Helper", REPLIES, ["one"])])
+"""Has every key that a definition may have."""
+FULL["tool_definitions"][0]["runtime"]["dependencies"] = ["langchain-core"]
+FULL["nodes"][1]["config"] |= {
+    "state_schema": {"notes": {"type": "list", "item_type": "str", "reducer": "append"}},
+    "system_prompt": "x",
+    "interrupt_on": [],
+}
+FULL |= {"version": "1", "limits": {"steps": 5, "timeout_s": 1.5}, "edges": [{"source": "Lead", "target": "Helper"}]}
 
 
 def interrupt_ons(tools: list[str]) -> st.SearchStrategy[Any]:
@@ -96,7 +105,7 @@ def test_a_valid_definition_builds(nursery: Nursery, document: dict[str, Any]) -
     assert asyncio.run(_built(validation.parse(document), nursery))
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(damaged() | ANYTHING)
 def test_nothing_crashes_the_validation_and_what_passes_is_a_definition(document: Any) -> None:
     report = validation.check(document, "")
@@ -104,6 +113,26 @@ def test_nothing_crashes_the_validation_and_what_passes_is_a_definition(document
     if isinstance(report.definition, Definition):
         assert report.definition.root.is_root
     assert all(finding.message for finding in (*report.errors, *report.warnings))
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of everything in `value`."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inner:
+        yield (*path, key)
+        yield from places(item, (*path, key))
+
+
+@pytest.mark.parametrize("odd", [None, True, 5, 1.5, "x", [], [5], [None], [[]], {}, {"a": 1}], ids=repr)
+def test_no_value_crashes_the_validation_wherever_it_stands(odd: Any) -> None:
+    for path in [*places(FULL), ("graph",)]:
+        document = copy.deepcopy(FULL)
+        place: Any = document
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = odd
+        report = validation.check(document, "")
+        assert (report.definition is None) == bool(report.errors), path
 
 
 @pytest.mark.parametrize("name", ["langchain-core", "Langchain_Core", "langchain.core", "langchain-core>=1,<9", "json"])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agent_executor import worker
-from agent_executor.errors import LeaseLost, Stopped, Unavailable
+from agent_executor.errors import LeaseLost, NotDeployed, Stopped, Unavailable
 from agent_executor.job import Outcome, Status
 from agent_executor.ledger import Claim
 from agent_executor.worker import Worker
@@ -28,8 +28,8 @@ class FakeLedger:
 
     lease_s, max_attempts = 9.0, 3
 
-    def __init__(self, *job_ids: str, attempt: int = 1) -> None:
-        self.queue = [Claim(job_id, "trace-1", {}, {}, None, attempt, 1) for job_id in job_ids]
+    def __init__(self, *job_ids: str, attempt: int = 1, age_s: float = 0) -> None:
+        self.queue = [Claim(job_id, "trace-1", {}, {}, None, attempt, 1, age_s=age_s) for job_id in job_ids]
         self.retried: list[str] = []
         self.taken_over: list[bool] = []
         self.running: dict[str, Claim] = {}
@@ -37,6 +37,7 @@ class FakeLedger:
         self.interrupted: list[str] = []
         self.becomes = Status.INTERRUPTED
         self.released: list[str] = []
+        self.delays: list[float] = []
         self.failures: dict[str, list[Exception]] = {}
         self.asked: list[int] = []
 
@@ -51,6 +52,7 @@ class FakeLedger:
     async def release(self, claim: Claim, delay_s: float = 0) -> bool:
         self._fail("release")
         self.released.append(claim.job_id)
+        self.delays.append(delay_s)
         return True
 
     async def retry(self, claim: Claim, outcome: Outcome) -> datetime | None:
@@ -234,6 +236,27 @@ async def test_nothing_is_announced_where_the_answer_was_faster() -> None:
         it.runner.open("a")
         await until(lambda: ledger.interrupted and not it.leases.held)
         assert (it.publisher.events, it.recorded) == ([], 0)
+
+
+async def test_what_is_not_deployed_here_is_left_to_another_process() -> None:
+    async with house(FakeLedger("a", age_s=599), FakeRunner(NotDeployed("no graph"))) as it:
+        it.runner.open("a")
+        await until(lambda: it.ledger.released)
+        assert (it.ledger.released, it.ledger.delays) == (["a"], [5.0])
+        assert not it.ledger.finished
+        assert not it.ledger.retried
+        assert not it.publisher.events
+
+
+async def test_what_no_process_had_for_long_uses_up_its_attempts() -> None:
+    async with house(FakeLedger("a", age_s=600), FakeRunner(NotDeployed("no graph"))) as it:
+        it.runner.open("a")
+        await until(lambda: it.ledger.retried)
+    async with house(FakeLedger("a", age_s=600, attempt=3), FakeRunner(NotDeployed("no graph"))) as it:
+        it.runner.open("a")
+        await until(lambda: it.ledger.finished)
+        error = {"message": "no graph", "type": "NotDeployed", "stack_trace": ""}
+        assert it.ledger.finished["a"] == Outcome(Status.FAILED, error=error, may_pass=True)
 
 
 async def test_no_more_jobs_run_than_there_are_slots() -> None:
