@@ -104,7 +104,7 @@ def test_the_log_level_rules_all_loggers(start_service: Starter) -> None:
 
 
 def test_a_wrong_environment_is_named_at_once_and_ends_the_process(start_service: Starter) -> None:
-    service = start_service(POSTGRES_HOST="", MAX_CONCURRENT_JOBS="many", LEASE_S="1")
+    service = start_service(POSTGRES_HOST="", VAULT_ADDR="", MAX_CONCURRENT_JOBS="many", LEASE_S="1")
     assert service.process.wait(30) == 64
     reason = json.loads(service.log.read_text().splitlines()[-1])["reason"]
     assert "POSTGRES_HOST" in reason

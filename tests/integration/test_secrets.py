@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import quote
 
 import hvac
-import nats
 import psycopg
 import pytest
 from psycopg import sql
@@ -289,7 +288,7 @@ def _fill(made: World) -> None:
     made.jobs["graph-keeps"] = service.run({"graph": "keeps"}, "graph-keeps")
     made.outputs["what a graph keeps"] = service.http.get("/v1/jobs/graph-keeps/events").text
     service.until(lambda: b"graph-keeps" in _bodies(made.sink), "the sink does not get the last result")
-    made.outputs["status events"], made.outputs["dead letters"] = asyncio.run(_messages(made.nats.url))
+    made.outputs["status events"], made.outputs["dead letters"] = asyncio.run(_messages(made.nats))
     service.stop()
     made.outputs["log"] = service.log.read_text()
     made.outputs["sink"] = _text([body for _, _, body in made.sink.received])
@@ -318,11 +317,11 @@ def _refusals(made: World) -> None:
     answers += [http.post(f"/?wait={query}", json={}), http.get("/v1/jobs/no-such/x", headers={"x": query})]
     answers += [http.get("/v1/jobs/adds/events", headers={"last-event-id": query}), http.get(f"/{query}")]
     made.refused = [f"{answer.status_code} {answer.text}" for answer in answers]
-    asyncio.run(_publish(made.nats.url, [*map(json.dumps, events), f'{{"{CALLER}', CALLER]))
+    asyncio.run(_publish(made.nats, [*map(json.dumps, events), f'{{"{CALLER}', CALLER]))
 
 
-async def _publish(url: str, bodies: list[str]) -> None:
-    client = await nats.connect(url)
+async def _publish(server: GuardedNats, bodies: list[str]) -> None:
+    client = await server.connect()
     for number, body in enumerate(bodies):
         await client.jetstream().publish(f"agent.execute.{number}", body.encode())
     await client.close()
@@ -382,9 +381,9 @@ def _text(parts: list[bytes]) -> str:
     return b"\n".join(parts).decode(errors="replace")
 
 
-async def _messages(url: str) -> tuple[str, str]:
+async def _messages(server: GuardedNats) -> tuple[str, str]:
     """What was published: status events whole; of dead letters the headers, their bodies being the caller's."""
-    client = await nats.connect(url)
+    client = await server.connect()
     js = client.jetstream()
     kept: dict[str, list[str]] = {"AGENT_STATUS": [], "AGENT_DEAD": []}
     for name, texts in kept.items():
