@@ -87,7 +87,7 @@ def _read(environment: Mapping[str, str], *, replace_config: bool) -> tuple[Acce
         )
         extra: dict[str, Any] = {key: Path(found[name]).read_text() for name, key in _FILES.items() if name in found}
         remember(extra.get("token_reviewer_jwt"))
-        if extra:  # else Vault reads its own pod's certificate and token
+        if "kubernetes_ca_cert" in extra:  # else Vault reads its own pod's
             extra["disable_local_ca_jwt"] = True
         wanted += [
             items.method("kubernetes", mount),

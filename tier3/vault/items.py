@@ -1,7 +1,7 @@
 """What has to be in a Vault for the service, each thing with how it is looked up, judged and written.
 
-The policy lets a token read the service's secrets and nothing else: it may not list them, nor see old versions. What a
-token needs to renew and to look up itself is in Vault's own policy `default`, which every token of the roles here has.
+The policy lets a token read the service's secrets and nothing else: it may neither list nor write them. What a token
+needs to renew and to look up itself is in Vault's own policy `default`, which every token of the roles here has.
 """
 
 from __future__ import annotations
