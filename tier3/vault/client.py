@@ -65,17 +65,17 @@ class Vault:
         return answer if isinstance(answer, Mapping) else {}
 
     def secret(self, name: str) -> tuple[Mapping[str, Any], int]:
-        """A secret of the service's and its version; ({}, 0) if there is none, ({}, N) if version N was deleted."""
-        where = f"{self.access.path}/{name}"
-        with _explained(f"read {self.access.data(name)}"):
+        """A secret of the service's and its version; ({}, 0) if there is none, ({}, N) if version N is gone.
+
+        A version that was deleted or destroyed is a 404 with its metadata, which the next write has to name.
+        """
+        place = self.access.data(name)
+        with _explained(f"read {place}"):
             try:
-                answer: Any = self._client.secrets.kv.v2.read_secret_version(
-                    path=where, mount_point=self.access.mount, raise_on_deleted_version=False
-                )
-            except InvalidPath:
-                return {}, 0
-            found = _data(answer, self.access.data(name)) or {}
-        return found.get("data") or {}, int(found["metadata"]["version"])
+                found = _data(self._client.adapter.get(f"/v1/{place}"), place) or {}
+            except InvalidPath as error:
+                found = (error.json or {}).get("data") or {}
+        return found.get("data") or {}, int(found.get("metadata", {}).get("version", 0))
 
     def rights(self, paths: Sequence[str]) -> Rights:
         """What the token may do at each path.
