@@ -72,9 +72,11 @@ class Vault:
         place = self.access.data(name)
         with _explained(f"read {place}"):
             try:
-                found = _data(self._client.adapter.get(f"/v1/{place}"), place) or {}
+                answer: Any = self._client.adapter.get(f"/v1/{place}")
             except InvalidPath as error:
-                found = (error.json or {}).get("data") or {}
+                gone: Any = error.json or {}
+                answer = gone if gone.get("data") else None
+        found = _data(answer, place) or {}
         return found.get("data") or {}, int(found.get("metadata", {}).get("version", 0))
 
     def rights(self, paths: Sequence[str]) -> Rights:
