@@ -33,6 +33,7 @@ def run(name: str, work: Callable[[], int]) -> int:
         return work()
     except KeyboardInterrupt:
         said, status = "interrupted; run it again and it goes on", 130
+        print(file=sys.stderr)  # a prompt may stand on this line
     except SessionError as error:
         said, status = str(error), error.exit_status
     except Exception as error:  # noqa: BLE001 - the outermost boundary
