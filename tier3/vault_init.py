@@ -120,9 +120,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--show-credentials", action="store_true", help="make a secret id of the AppRole and print it")
     how.add_argument(
-        *("--wrap", "--wrap-ttl"), nargs="?", const="10m", type=_duration, metavar="TTL", help="the same, wrapped (10m)"
+        "--wrap", nargs="?", const="10m", type=_duration, metavar="TTL", help="print it response-wrapped for TTL (10m)"
     )
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put it into a new file that only you can read")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="put it, or the wrapped one, into a new file that only you can read"
+    )
     options = parser.parse_args(arguments)
     if options.dry_run and (options.show_credentials or options.wrap or options.write):
         parser.error("--dry-run makes no credentials")

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from redis import Redis as Client
 
-from tests.integration.fixtures.operator import POPULATE, Gate, Operator, client
+from tests.integration.fixtures.operator import POPULATE, Gate, Operator, client, documented_rights
 from tests.integration.fixtures.postgres import ROOT, Database
 from tier3.stack import Redis, Stack
 from tier3.stack.ports import free_port
@@ -180,10 +180,12 @@ def test_the_list_has_names_and_versions_and_no_values(operator: Operator) -> No
     assert "db.example" not in output
 
 
-def test_the_rights_that_are_documented_are_enough(operator: Operator) -> None:
-    token = operator.token(RIGHTS)
+def test_the_rights_that_are_documented_are_enough(ready: Operator) -> None:
+    operator, token = ready, ready.token(documented_rights("populate_secrets"))
     assert put(operator, SECRETS, VAULT_TOKEN=token)[0] == 0
     assert operator.populate("--list", VAULT_TOKEN=token).status == 0
+    status, output = operator.populate("--verify", VAULT_TOKEN=token)
+    assert (status, table(output)["e2e"][0]) == (1, "present"), output
 
 
 def test_all_rights_that_are_lacking_are_named_before_anything_is_written(operator: Operator, gate: Gate) -> None:
@@ -545,5 +547,5 @@ def test_an_interrupt_is_told(operator: Operator, gate: Gate) -> None:
         assert gate.held.wait(30)
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 143
     assert "Traceback" not in output

@@ -21,7 +21,7 @@ import hvac
 import pytest
 from hvac.exceptions import Forbidden, InvalidRequest
 
-from tests.integration.fixtures.operator import INIT, Gate, Operator, client
+from tests.integration.fixtures.operator import INIT, Gate, Operator, client, documented_rights
 from tier3.stack import Vault
 from tier3.stack.ports import free_port
 from tier3.stack.vault import program
@@ -38,10 +38,6 @@ KUBERNETES_RIGHTS = {
     "sys/auth/kubernetes": ["update", "sudo"],
     "auth/kubernetes/config": ["create", "read", "update"],
     "auth/kubernetes/role/agent-executor": ["create", "read", "update"],
-}
-CREDENTIALS_RIGHTS = {
-    "auth/approle/role/agent-executor/role-id": ["read"],
-    "auth/approle/role/agent-executor/secret-id": ["update"],
 }
 KUBERNETES = {"ENABLE_K8S_AUTH": "true", "KUBERNETES_HOST": "https://kubernetes.example:6443"}
 AUTHORITY = Path(certifi.where()).read_text().split("\n\n")[0].partition("-----BEGIN")[2]
@@ -173,7 +169,7 @@ def test_all_rights_that_are_lacking_are_named_before_anything_is_changed(empty:
 
 
 def test_the_rights_that_are_documented_are_enough(empty: Operator) -> None:
-    token = empty.token({**RIGHTS, **KUBERNETES_RIGHTS, **CREDENTIALS_RIGHTS})
+    token = empty.token(documented_rights("vault_init"))
     settings = {**KUBERNETES, **files(empty), "VAULT_TOKEN": token}
     status, output = empty.init("--wrap", **settings)
     assert status == 0, output
@@ -379,6 +375,8 @@ def test_kubernetes_is_set_up_and_a_pod_can_log_in(operator: Operator, reviewer:
     before = snapshot(operator.admin)
     assert "nothing changed" in operator.init(**settings).output
     assert "nothing changed" in operator.init(ENABLE_K8S_AUTH="true").output
+    assert snapshot(operator.admin) == before
+    assert states(operator.init("--replace-k8s-config", **settings).output)["changed"] == ["Kubernetes config"]
     assert snapshot(operator.admin) == before
 
 

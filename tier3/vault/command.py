@@ -24,15 +24,18 @@ _STYLES = {
 
 
 def run(name: str, work: Callable[[], int]) -> int:
-    """Call `work` and return its exit status, or that of its failure, which is told on stderr; 130 if interrupted.
+    """Call `work` and return its exit status, or that of its failure, which is told on stderr; 128 + a signal.
 
     An unexpected failure is told by its type and place alone, since its message and its frames may hold a secret.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         return work()
-    except KeyboardInterrupt:
-        said, status = "interrupted; run it again and it goes on", 130
+    except KeyboardInterrupt as error:
+        said, status = (
+            "interrupted; run it again and it goes on",
+            128 + (signal.SIGTERM if error.args else signal.SIGINT),
+        )
         print(file=sys.stderr)  # a prompt may stand on this line
     except SessionError as error:
         said, status = str(error), error.exit_status
@@ -52,3 +55,7 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(cell, _STYLES.get(cell, "")) for cell in row))
     console.print(table)
+
+
+def _terminated(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt(number)

@@ -115,7 +115,7 @@ def kubernetes_config(mount: str, host: str | None, extra: Mapping[str, Any], *,
     """Which Kubernetes the method asks about tokens. One that is there and differs is refused unless `replace`.
 
     Without a `host` any that is there will do, and a new one is the cluster that Vault itself runs in. The reviewer's
-    token cannot be read back, so that it alone makes no difference.
+    token cannot be read back: it alone makes no difference, but `replace` writes it again.
     """
     told = {**({"kubernetes_host": host} if host else {}), **extra}
     compared = {name: value for name, value in told.items() if name != "token_reviewer_jwt"}
@@ -125,6 +125,8 @@ def kubernetes_config(mount: str, host: str | None, extra: Mapping[str, Any], *,
         if found is None:
             return Verdict(there=False)
         differences = _differences(found, compared)
+        if replace and "token_reviewer_jwt" in told:
+            differences.append("token_reviewer_jwt cannot be read, and is written again")
         if differences and not replace:
             advice = "another cluster may depend on it; `-- --replace-k8s-config` overwrites it"
             return Verdict(True, differences, f"{place} is there and differs ({'; '.join(differences)}): {advice}")
