@@ -7,9 +7,11 @@ import json
 import os
 import signal
 import socket
+import ssl
 import stat
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -57,6 +59,29 @@ class Uninitialised(Vault):
     def answers(self) -> bool:
         with socket.create_connection(("127.0.0.1", self.port), 1):
             return True
+
+
+class WithTls(Vault):
+    """A Vault with a certificate of an authority of its own, which lies in `authority`."""
+
+    @property
+    def addr(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    @property
+    def authority(self) -> Path:
+        return self.data / "vault-ca.pem"
+
+    def command(self) -> list[str | Path]:
+        command = [*super().command()]
+        return [*command[:3], "-dev-tls", f"-dev-tls-cert-dir={self.data}", *command[3:]]
+
+    def answers(self) -> bool:
+        url = f"{self.addr}/v1/secret/config"
+        context = ssl.create_default_context(cafile=self.authority)
+        request = urllib.request.Request(url, headers={"X-Vault-Token": self.token})
+        with urllib.request.urlopen(request, context=context, timeout=1) as answer:
+            return bool(answer.status == 200)
 
 
 @pytest.fixture
@@ -216,6 +241,16 @@ def test_a_vault_that_takes_the_call_and_says_nothing(operator: Operator) -> Non
         status, output = operator.init(VAULT_ADDR=f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert status == 4, output
     assert time.monotonic() - started < 15
+
+
+def test_a_certificate_is_trusted_only_if_its_authority_is_named(operator: Operator, tmp_path: Path) -> None:
+    with WithTls(tmp_path / "tls") as vault:
+        status, output = operator.init(VAULT_ADDR=vault.addr)
+        assert (status, "VAULT_CACERT" in output) == (4, True), output
+        status, output = operator.init(VAULT_ADDR=vault.addr, VAULT_CACERT=str(vault.authority))
+        assert status == 0, output
+        status, output = operator.init(VAULT_ADDR=vault.addr.replace("https", "http"))
+        assert status == 4, output
 
 
 def test_something_else_that_answers(operator: Operator, receiver: Any) -> None:

@@ -57,9 +57,11 @@ def test_json_has_the_shape_of_the_paths() -> None:
         ({"redis": {"url": f"http://{CANARY}"}}, "redis.url must be"),
         ({"redis": {"url": f"redis://{CANARY}:port"}}, "redis.url must be"),
         ({"nats": {"url": f"nats://h,http://{CANARY}"}}, "nats.url must be"),
+        ({"nats": {"url": f"nats://h, nats://{CANARY}"}}, "nats.url must be"),
         ({"nats": {"credentials": CANARY}}, "nats.credentials must be"),
         ({"e2e": {"api_key": f"{CANARY} "}}, "e2e.api_key must be"),
         ({"llm-providers/opanai": {"api_key": CANARY}}, "llm-providers/opanai is no path"),
+        ({"llm-providers/openai": {"base_url": f"https://:{CANARY}@h"}}, "llm-providers/openai.base_url must be"),
         ({"llm-providers/openai": {"base_url": f"//{CANARY}"}}, "llm-providers/openai.base_url must be"),
     ],
 )

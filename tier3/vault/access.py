@@ -58,7 +58,7 @@ def is_url(text: str) -> bool:
         named = bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         return False
-    return named and is_word(text) and parts.scheme in {"http", "https"} and not (parts.username or parts.query)
+    return named and is_word(text) and parts.scheme in {"http", "https"} and not ("@" in parts.netloc or parts.query)
 
 
 def is_word(text: str) -> bool:

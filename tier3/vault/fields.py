@@ -54,8 +54,8 @@ def _urls(*schemes: str) -> Callable[[str], bool]:
 
     def good(value: str) -> bool:
         try:
-            parts = [urlsplit(each.strip()) for each in value.split(",")]
-            return all(each.scheme in schemes and each.hostname and (each.port or 1) for each in parts) and _line(value)
+            parts = [urlsplit(each) for each in value.split(",")]
+            return all(each.scheme in schemes and each.hostname and each.port != 0 for each in parts) and is_word(value)
         except ValueError:
             return False
 
