@@ -422,7 +422,7 @@ def test_secrets_that_work_are_found_to_work(ready: Operator) -> None:
 def test_secrets_that_do_not_work_fail_one_by_one(ready: Operator) -> None:
     away = free_port()
     wrong = {
-        "postgres": {"password": f"{CANARY}-pg", "username": f"{CANARY}"},
+        "postgres": {"password": f"{CANARY}-pg", "username": f"{CANARY}-pg"},  # which PostgreSQL repeats
         "redis": {"url": f"redis://:{CANARY}-redis@127.0.0.1:{away}/0"},
         "nats": {"url": f"nats://u:{CANARY}-nats@127.0.0.1:{away}"},
         "e2e": {"api_key": f"{CANARY}-e2e"},
