@@ -85,7 +85,9 @@ def _read(environment: Mapping[str, str], *, replace_config: bool) -> tuple[Acce
         account, namespace, audience = (
             found[name] for name in ("SERVICE_ACCOUNT", "K8S_NAMESPACE", "VAULT_K8S_AUDIENCE")
         )
-        extra: dict[str, Any] = {key: Path(found[name]).read_text() for name, key in _FILES.items() if name in found}
+        extra: dict[str, Any] = {
+            key: Path(found[name]).read_text().strip() for name, key in _FILES.items() if name in found
+        }
         remember(extra.get("token_reviewer_jwt"))
         if "kubernetes_ca_cert" in extra:  # else Vault reads its own pod's
             extra["disable_local_ca_jwt"] = True

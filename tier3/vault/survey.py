@@ -81,7 +81,8 @@ def _apply(vault: Vault, entry: Entry) -> tuple[str, ...]:
     if entry.done:
         return _row(entry)
     item = entry.item
-    kept = {name: value for name, value in (entry.found or {}).items() if value} if item.keeps else {}
+    there = (entry.found or {}).items() if item.keeps else ()
+    kept = {name: value for name, value in there if value not in (None, "", [])}
     try:
         vault.write(item.written_to, {**kept, **item.data})
     except Failed as error:
