@@ -96,3 +96,24 @@ def migrations(session: nox.Session) -> None:
     """
     sync(session)
     session.run("python", "-m", "agent_executor", "migrate", *session.posargs)
+
+
+@nox.session(default=False, tags=["local"])
+def vault_init(session: nox.Session) -> None:
+    """Prepare the Vault that VAULT_ADDR and VAULT_TOKEN name for the service: engine, policy, AppRole, Kubernetes.
+
+    A second run changes nothing. ENABLE_K8S_AUTH=true adds Kubernetes. Credentials are made on request only: -- --wrap,
+    --write FILE or --show-credentials; --help has the rest.
+    """
+    sync(session, "vault")
+    session.run("python", "-m", "tier3.vault_init", *session.posargs)
+
+
+@nox.session(default=False, tags=["local"])
+def populate_secrets(session: nox.Session) -> None:
+    """Put the service's secrets into Vault, from prompts; also -- --from-env FILE, --from-json -, --list, --verify.
+
+    What is there is kept unless --replace. Nothing is shown, and nothing is taken from the command line.
+    """
+    sync(session, "vault")
+    session.run("python", "-m", "tier3.populate_secrets", *session.posargs)

@@ -1,23 +1,27 @@
 """`nox -s run`: the service with hot reload, on embedded servers.
 
-Owns what a developer's machine needs and production has otherwise: servers, a migrated database, a reloader. The
-servers live here, outside the reloader, so that a reload finds them, and the jobs in them, as they were. Their data
-is kept in .stack/. A server that the environment or .env names is used instead of the embedded one.
+Owns what a developer's machine needs and production has otherwise: servers, a migrated database, a Vault with the
+service's secrets, a reloader. The servers live here, outside the reloader, so that a reload finds them, and the jobs in
+them, as they were. Their data is kept in .stack/. A server that the environment or .env names is used instead of the
+embedded one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from secrets import token_urlsafe
 
 import psycopg
 from dotenv import dotenv_values
@@ -25,8 +29,10 @@ from dotenv import dotenv_values
 from agent_executor.migrate import MigrationError
 from agent_executor.migrate import settings as migration_settings
 from agent_executor.migrate import up as migrate
-from tier3.stack import ServerError, Stack, start
+from tier3 import populate_secrets, vault_init
+from tier3.stack import ServerError, Stack, Vault, start
 from tier3.stack.process import LAUNCH, OWN_UID
+from tier3.vault.errors import SessionError
 
 ROOT = Path(__file__).parents[1]
 DATABASE = "langgraph_dev"
@@ -44,6 +50,16 @@ _DEFAULTS = {
     "VAULT_TOKEN": "root",
     "SHUTDOWN_GRACE_S": "1",
     "TOOL_SANDBOX": "best-effort",  # a developer's machine may be a Mac, or a container without Landlock
+}
+
+_IN_VAULT = {
+    "POSTGRES_HOST": ("postgres", "host"),
+    "POSTGRES_PORT": ("postgres", "port"),
+    "POSTGRES_DB": ("postgres", "database"),
+    "POSTGRES_USER": ("postgres", "username"),
+    "POSTGRES_PASSWORD": ("postgres", "password"),
+    "REDIS_URL": ("redis", "url"),
+    "NATS_URL": ("nats", "url"),
 }
 
 GUIDE = """
@@ -70,12 +86,15 @@ def main() -> int:
     wanted = embedded(environment)
     try:
         with start(ROOT / ".stack", kinds=wanted, standard_ports=True, durable=True) as stack:
-            environment |= addresses(stack)
-            migrate(migration_settings({**environment, "MIGRATION_DIR": str(ROOT / "migrations")}))
+            found = addresses(stack)
+            migrate(migration_settings({**environment, **found, "MIGRATION_DIR": str(ROOT / "migrations")}))
+            environment |= found
+            if "vault" in stack.servers:
+                environment = through_vault(environment, found, stack.vault)
             with service(environment) as process:
                 _guide(environment, stack, process)
                 return process.wait()
-    except (ServerError, MigrationError) as error:
+    except (ServerError, MigrationError, SessionError) as error:
         print(f"run: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -108,6 +127,26 @@ def addresses(stack: Stack) -> dict[str, str]:
     if "vault" in stack.servers:
         found |= {"VAULT_ADDR": stack.vault.addr, "VAULT_TOKEN": stack.vault.token}
     return found
+
+
+def through_vault(environment: Mapping[str, str], found: Mapping[str, str], vault: Vault) -> dict[str, str]:
+    """Prepare Vault as an operator does, and let the service learn from it what `found` says, as in production.
+
+    Returns the service's environment: how it logs in, and nothing of the servers but what the user named.
+    """
+    operator = {"VAULT_ADDR": vault.addr, "VAULT_TOKEN": vault.token}
+    secrets: dict[str, dict[str, str]] = {"e2e": {"api_key": token_urlsafe(32)}}
+    for name, (secret, field) in _IN_VAULT.items():
+        if name in found:
+            secrets.setdefault(secret, {})[field] = found[name]
+    with tempfile.TemporaryDirectory() as private, contextlib.redirect_stdout(io.StringIO()):  # 0700
+        login, given = Path(private, "login"), Path(private, "secrets")
+        given.write_text(json.dumps(secrets))
+        vault_init.main(["--write", str(login)], operator)
+        populate_secrets.main(["--from-json", str(given)], operator)
+        own = {name: value for name, value in environment.items() if name not in (*_IN_VAULT, *operator)}
+        named = {name: value for name, value in environment.items() if name in _IN_VAULT and name not in found}
+        return {**own, **named, **_dotenv(login), "VAULT_ADDR": vault.addr}
 
 
 @contextlib.contextmanager

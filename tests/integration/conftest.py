@@ -9,6 +9,7 @@ import pytest
 
 from tests.integration.fixtures.http import receiver
 from tests.integration.fixtures.nats import own_nats
+from tests.integration.fixtures.operator import gate, operator
 from tests.integration.fixtures.postgres import database, own_postgres, shared_database, template
 from tests.integration.fixtures.redis import own_redis
 from tests.integration.fixtures.service import place, service, start_service
@@ -16,6 +17,8 @@ from tier3.stack import Stack, start
 
 __all__ = [
     "database",
+    "gate",
+    "operator",
     "own_nats",
     "own_postgres",
     "own_redis",

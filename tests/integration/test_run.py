@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -17,7 +18,7 @@ import httpx
 import pytest
 
 from tests.integration.test_outages import Steps
-from tier3.stack import KINDS
+from tier3.stack import KINDS, Redis
 from tier3.stack.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -130,6 +131,28 @@ def test_a_reload_finds_the_servers_as_they_were_and_resumes_the_job(run: Run, t
     run.process.kill()  # and nothing is left behind
     run.process.wait()
     _until(lambda: run.processes() == {})
+
+
+def test_the_service_learns_its_secrets_from_vault_as_in_production(run: Run) -> None:
+    run.wait_for("Send a job")
+    found = [json.loads(line) for line in run.log.read_text().splitlines() if '"secret_found"' in line]
+    assert {line["secret"]: line["environment"] for line in found} == {"postgres": [], "redis": [], "nats": []}
+    [server] = [pid for pid, words in run.processes().items() if "uvicorn" in words and "--reload" in words]
+    names = {each.partition(b"=")[0] for each in Path(f"/proc/{server}/environ").read_bytes().split(b"\0")}
+    assert {b"VAULT_ADDR", b"VAULT_ROLE_ID", b"VAULT_SECRET_ID"} <= names
+    assert not names & {b"VAULT_TOKEN", b"POSTGRES_PASSWORD", b"REDIS_URL", b"NATS_URL"}
+
+
+def test_a_server_of_ones_own_is_used_and_needs_no_vault(tmp_path: Path, run: Run) -> None:
+    """The rest still comes from Vault."""
+    run.wait_for("Send a job")
+    run.interrupt()
+    with Redis(tmp_path / "own") as redis:
+        again = Run(run.project, REDIS_URL=redis.url)
+        again.wait_for("Send a job")
+        found = [json.loads(line) for line in again.log.read_text().splitlines() if '"secret_found"' in line]
+        again.interrupt()
+    assert {line["secret"]: line["environment"] for line in found} == {"postgres": [], "redis": ["url"], "nats": []}
 
 
 @pytest.mark.parametrize("port", ["abc", "0", "65536", ""])

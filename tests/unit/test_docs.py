@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from agent_executor import app, definition, metrics, model_options, scripted
 from agent_executor.settings import Settings
+from tier3.vault.fields import SECRETS
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "services/agent_executor").rglob("*.py"))
@@ -136,6 +137,22 @@ def test_every_dependency_has_its_reason() -> None:
     wanted += [each for group in groups for each in group if isinstance(each, str)]
     names = {re.split(r"[^\w-]", each)[0] for each in wanted}
     assert set(table(section(page("CONTRIBUTING.md"), "## Dependencies"))) == names
+
+
+def test_every_field_of_a_secret_is_in_the_table_with_its_variable() -> None:
+    text = section(page("docs/vault.md"), "## Where the secrets are")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line[:3] == "| `" or line[:3] == "| |"
+    ]
+    found, path = [], ""
+    for first, field, _, variable in rows:
+        path = first.strip("`") or path
+        found.append((path, field.strip("[]`"), field.startswith("["), variable.strip("`")))
+    assert found == [
+        (path, field.name, field.optional, field.variable) for path, fields in SECRETS.items() for field in fields
+    ]
 
 
 def test_the_example_of_the_environment_names_only_what_is_read() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 SOURCE = ast.parse((Path(__file__).parents[2] / "noxfile.py").read_text())
 LINE = 120
+CONTRACT = ["lint", "unit", "integration", "run", "migrations", "vault_init", "populate_secrets"]
 
 
 def _decorator(function: ast.FunctionDef) -> ast.Call | None:
@@ -40,7 +41,7 @@ def test_the_local_check_is_the_default() -> None:
     assert _default_sessions() == ["lint", "unit", "integration"]
 
 
-@pytest.mark.parametrize("name", ["lint", "unit", "integration", "run", "migrations"])
+@pytest.mark.parametrize("name", CONTRACT)
 def test_the_sessions_of_the_contract_exist(name: str) -> None:
     assert name in SESSIONS
 
