@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
@@ -25,6 +26,8 @@ from .middleware import IdempotencyMiddleware, StateMiddleware, StorableMiddlewa
 
 DESCRIPTION_CHARS = 200
 
+_ASSEMBLING = threading.Lock()
+
 Graph = CompiledStateGraph[Any, Any, Any, Any]
 ToolSource = Callable[[], Awaitable[Mapping[str, BaseTool]]]
 
@@ -37,12 +40,13 @@ class Builder:
         self._credentials_of = credentials_of
         self._most = most
         self._kept: OrderedDict[bytes, Graph] = OrderedDict()
+        self._loading = asyncio.Lock()
         self._building: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
 
     async def build(self, definition: Definition, tools: ToolSource) -> Graph:
         """The graph of a definition, new or kept; for a new one `tools` is asked for the tools of its scripts.
 
-        Providers are imported, and the graph is compiled, in a thread.
+        Providers' clients are imported, and the graph is compiled, in a thread.
 
         Raises:
             ModelUnavailable, InvalidInput: what the definition asks for cannot be had. What `tools` raises.
@@ -51,6 +55,8 @@ class Builder:
         credentials = {provider: dict(await self._credentials_of(provider)) for provider in providers}
         asked = definition.model_dump(exclude={"name", "version", "edges", "limits"})
         key = hashlib.sha256(repr((asked, credentials)).encode(errors="surrogatepass")).digest()
+        for provider in providers:
+            await self._load(provider)
         async with self._building.setdefault(key, asyncio.Lock()):
             if key not in self._kept:
                 self._kept[key] = await asyncio.to_thread(_assemble, definition, credentials, await tools())
@@ -60,8 +66,23 @@ class Builder:
                 self._kept.popitem(last=False)
         return graph
 
+    async def _load(self, provider: str) -> None:
+        if models.is_loaded(provider):
+            return
+        async with self._loading:
+            await asyncio.to_thread(models.load_client, provider)
+            with _ASSEMBLING:
+                models.load(provider)  # here, on the event loop: no agent runs meanwhile
+
 
 def _assemble(
+    definition: Definition, credentials: Mapping[str, models.Credentials], made: Mapping[str, BaseTool]
+) -> Graph:
+    with _ASSEMBLING:
+        return _assembled(definition, credentials, made)
+
+
+def _assembled(
     definition: Definition, credentials: Mapping[str, models.Credentials], made: Mapping[str, BaseTool]
 ) -> Graph:
     channels: set[str] = set()

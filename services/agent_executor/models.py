@@ -1,11 +1,13 @@
 """Provider and model name -> chat model.
 
-Owns the list of providers. A provider's package is imported when a definition first names it (they cost seconds), and
+Owns the list of providers. A provider's packages are imported when a definition first names it (they cost seconds), and
 its key and address come from the environment or Vault, never from the definition.
 """
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +61,32 @@ def ollama(choice: ModelChoice, credentials: Credentials) -> BaseChatModel:
     from langchain_ollama import ChatOllama
 
     return ChatOllama(model=choice.model, base_url=credentials.get("base_url"), **_options(choice))
+
+
+_PACKAGES = {
+    "anthropic": ("anthropic", "langchain_anthropic"),
+    "ollama": ("ollama", "langchain_ollama"),
+    "openai": ("openai", "langchain_openai"),
+}
+
+
+def is_loaded(provider: str) -> bool:
+    """Whether its packages are imported, as far as it has any."""
+    return all(name in sys.modules for name in _PACKAGES.get(provider, ()))
+
+
+def load_client(provider: str) -> None:
+    """Import the provider's own client, which is what takes the time."""
+    importlib.import_module(_PACKAGES[provider][0])
+
+
+def load(provider: str) -> None:
+    """Import LangChain's side of it, which takes some hundredths of a second after `load_client`.
+
+    deepagents looks for these modules in `sys.modules` while agents are built and run, and takes one that is half
+    imported for a whole one: nothing may be built or run meanwhile.
+    """
+    importlib.import_module(_PACKAGES[provider][1])
 
 
 PROVIDERS: Mapping[str, Callable[[ModelChoice, Credentials], BaseChatModel]] = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -357,3 +359,35 @@ async def test_a_kept_graph_calls_the_tools_of_the_job_that_runs_it(sandbox: San
         async with sandbox.box(parsed.tool_definitions) as box:
             state = await (await builder.build(parsed, box.tools)).ainvoke(INPUT)
         assert state["messages"][-1].content == "1"
+
+
+LOADING = """
+import asyncio, sys, threading
+from agent_executor import graph, validation
+
+class Watching:
+    seen = {}
+    def find_spec(self, name, path=None, target=None):
+        self.seen.setdefault(name, threading.current_thread().name)
+
+async def credentials_of(provider):
+    return {"api_key": "key-of-a-test"}
+
+async def no_tools():
+    return {}
+
+model = {"provider": "anthropic", "model": "claude-3-5-haiku-latest"}
+node = {"id": "lead", "type": "orchestrator", "config": {"name": "Lead", "system_prompt": "x", "model": model}}
+sys.meta_path.insert(0, Watching())
+assert "anthropic" not in sys.modules
+asyncio.run(graph.Builder(credentials_of).build(validation.parse({"nodes": [node]}), no_tools))
+print(Watching.seen["anthropic"], Watching.seen["langchain_anthropic.chat_models"])
+"""
+
+
+def test_a_providers_package_is_imported_where_no_agent_looks_at_it_meanwhile() -> None:
+    """Its client, which takes seconds, in a thread."""
+    done = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, check=True)
+    client, package = done.stdout.split()
+    assert client.startswith("asyncio_")
+    assert package == "MainThread"
