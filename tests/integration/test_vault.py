@@ -331,19 +331,29 @@ def test_a_rotated_password_is_used_by_new_connections_and_running_jobs_finish(
     assert rotated not in service.log.read_text()
 
 
-def test_a_sealed_vault_is_waited_for_at_the_start(from_vault: Starter, vault: Vault) -> None:
+@pytest.mark.parametrize("how", ["sealed", "cut", "swallowed"])
+def test_a_vault_that_gives_nothing_is_waited_for_at_the_start(from_vault: Starter, vault: Vault, how: str) -> None:
     [key] = re.findall(r"Unseal Key: (\S+)", vault.log.read_text())
-    root(vault).sys.seal()
-    service = from_vault()
-    service.until(lambda: log(service, "waiting_for_secrets"), "it does not wait")
-    assert service.status("/health") == 200
-    asked_at = time.monotonic()
-    ready = service.http.get("/ready", timeout=10)
-    assert (ready.status_code, ready.json()["services"]["vault"]) == (503, False)
-    assert time.monotonic() - asked_at < 5
-    hvac.Client(url=vault.addr).sys.submit_unseal_key(key)
-    service.ready()
-    assert service.run(adder(), "unsealed")["status"] == "completed"
+    with proxy(vault.port) as between:
+        if how == "sealed":
+            root(vault).sys.seal()
+        elif how == "cut":
+            between.cut()
+        else:
+            between.blackhole()
+        service = from_vault(VAULT_ADDR=f"http://127.0.0.1:{between.port}")
+        service.until(lambda: log(service, "waiting_for_secrets"), "it does not wait")
+        asked_at = time.monotonic()
+        assert service.status("/health") == 200
+        assert time.monotonic() - asked_at < 1
+        ready = service.http.get("/ready", timeout=10)
+        assert (ready.status_code, ready.json()["services"]["vault"]) == (503, False)
+        assert time.monotonic() - asked_at < 5
+        if how == "sealed":
+            hvac.Client(url=vault.addr).sys.submit_unseal_key(key)
+        between.heal()
+        service.ready()
+        assert service.run(adder(), "unsealed")["status"] == "completed"
 
 
 def test_a_vault_that_lacks_a_field_is_waited_for_and_the_field_named(from_vault: Starter, vault: Vault) -> None:
