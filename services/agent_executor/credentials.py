@@ -137,5 +137,8 @@ def _remember(secret: Mapping[str, str]) -> None:
     for field in ("api_key", "password", "credentials"):
         if secret.get(field) != "postgres":  # as on a developer's machine: no secret, and a word that logs are full of
             remember(secret.get(field))
+    for line in secret.get("credentials", "").splitlines():  # a .creds file: a token and a seed, one in a line
+        if not line.startswith("-"):
+            remember(line.strip())
     for field in ("url", "base_url"):
         remember_url(secret.get(field))

@@ -22,8 +22,12 @@ LONG = 16
 """From this length on a secret is no word that somebody's text may hold by chance."""
 _SHORTEST = 6  # a shorter one would tear words of no concern apart
 _CALLED_SECRET = re.compile(
-    r"(^key|^sig|signature|(api|access|secret|private)[_-]?key|token|secret|secret_id|pass|passwd|password|auth)$", re.I
+    r"(^|[_-])(key|sig|signature|\w*token|\w*secret|secret_id|pass|passwd|\w*password|passphrase|pwd|pat|credentials?)$"
+    r"|(api|access|secret|private)key$",
+    re.I,
 )
+_TOKEN_SCHEMES = ("nats", "tls", "ws", "wss")  # of NATS, whose URLs may hold a token where others hold a user
+_ESCAPES = 16  # backslashes before a character at most: enough for JSON in JSON in JSON in JSON
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,10 @@ def remember(*secrets: str | None) -> None:
 def remember_url(url: str | None) -> None:
     """Password or token before a URL's host, and those in its query; of several URLs, separated by commas, in each."""
     for each in {url or "", *(url or "").split(",")}:
-        user, colon, password = each.partition("://")[2].rpartition("@")[0].partition(":")
-        secret = password if colon else user
+        scheme, _, rest = each.partition("://")
+        user, colon, password = rest.rpartition("@")[0].partition(":")
+        is_token = scheme.lower() in _TOKEN_SCHEMES or len(user) >= LONG
+        secret = password if colon else user if is_token else ""
         remember(secret, unquote(secret))
         query = each.partition("?")[2].partition("#")[0]
         remember(*(value for name, value in parse_qsl(query) if len(value) >= LONG or _CALLED_SECRET.search(name)))
@@ -128,13 +134,13 @@ def _character(char: str) -> str:
     if char.isascii() and char.isalnum():
         return char
     if char == "\\":
-        return r"(?:\\+|(?i:%(?:25)*5c)+)"  # several may stand for one, or one for several
-    found = [r"\\*" + re.escape(char)]
+        return rf"(?:\\{{1,{_ESCAPES}}}|(?i:%(?:25)*5c)+)"  # several may stand for one, or one for several
+    found = [rf"\\{{0,{_ESCAPES}}}" + re.escape(char)]
     if char == " ":
         found.append(r"\+")
     codes = [f"%{byte:02x}" for byte in char.encode(errors="surrogatepass")]
-    found += ["(?i:" + "".join(codes).replace("%", "%(?:25)*") + ")", rf"(?i:\\+u{ord(char):04x})"]
+    found += ["(?i:" + "".join(codes).replace("%", "%(?:25)*") + ")", rf"(?i:\\{{1,{_ESCAPES}}}u{ord(char):04x})"]
     for escaped in (json.dumps(char)[1:-1], repr(char)[1:-1]):
         if escaped.startswith("\\"):
-            found.append("(?i:" + escaped.replace("\\", r"\\+") + ")")
+            found.append("(?i:" + escaped.replace("\\", rf"\\{{1,{_ESCAPES}}}") + ")")
     return f"(?:{'|'.join(found)})"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_executor import redaction
@@ -180,3 +180,40 @@ def test_json_stays_json_whatever_the_secret(secret: str) -> None:
     value = {"a": f"x{secret}", "b": "\nsecret", "c": "\u0041bc", "secret": "secret"}
     found = json.loads(redact_json(json.dumps(value)))
     assert found["a"] == "x[redacted]"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("OPENAI_API_KEY", "OPENAI_KEY", "ENCRYPTION_KEY", "DB_PWD", "DB_PASSPHRASE", "GITHUB_PAT", "APP_CREDENTIALS"),
+        *("DB_PASSWORD", "PGPASSWORD", "AUTH_TOKEN", "ACCESSTOKEN", "CLIENT_SECRET", "VAULT_SECRET_ID", "db_pass"),
+    ],
+)
+def test_a_variable_that_is_called_like_a_secret_is_one(name: str) -> None:
+    remember_environment({name: "value-of-it"})
+    assert redact("the value-of-it") == "the [redacted]"
+
+
+@pytest.mark.parametrize("name", ["BYPASS", "PROXY_AUTH", "KEYBOARD", "COMPASS", "POSTGRES_HOST", "MONKEY"])
+def test_a_variable_that_is_not_is_none(name: str) -> None:
+    remember_environment({name: "value-of-it"})
+    assert redact("the value-of-it") == "the value-of-it"
+
+
+def test_the_user_of_a_url_is_no_secret_unless_it_is_a_token() -> None:
+    remember_url("redis://default@host/0")
+    assert redact("a default field") == "a default field"
+    remember_url("nats://tokentoken@host")
+    remember_url("https://ghp_0123456789abcdef@host/")
+    assert redact("tokentoken ghp_0123456789abcdef") == "[redacted] [redacted]"
+
+
+@settings(deadline=None)
+@given(st.integers(1, 300_000))
+def test_backslashes_take_no_more_time_than_other_text(count: int) -> None:
+    """Quadratic time would show: minutes for the largest."""
+    with pytest.MonkeyPatch.context() as patch:
+        forget(patch)
+        remember("#Kx9-aaaa-1234-5678", "\\back-bbbb")
+        text = "\\" * count + " aaaa bbbb"
+        assert redact(text) == text
