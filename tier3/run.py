@@ -144,7 +144,7 @@ def through_vault(environment: Mapping[str, str], found: Mapping[str, str], vaul
         given.write_text(json.dumps(secrets))
         vault_init.main(["--write", str(login)], operator)
         populate_secrets.main(["--from-json", str(given)], operator)
-        own = {name: value for name, value in environment.items() if name not in (*_IN_VAULT, *operator)}
+        own = {name: value for name, value in environment.items() if name not in _IN_VAULT and name[:6] != "VAULT_"}
         named = {name: value for name, value in environment.items() if name in _IN_VAULT and name not in found}
         return {**own, **named, **_dotenv(login), "VAULT_ADDR": vault.addr}
 

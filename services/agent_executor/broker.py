@@ -7,12 +7,11 @@ corrected where JetStream allows it: a durable that exists keeps its old setting
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-import nats
 import structlog
 from nats.aio.client import Client, RawCredentials
 from nats.errors import Error as NatsError
@@ -28,6 +27,7 @@ DEAD_STREAM = "AGENT_DEAD"
 ACK_WAIT_S = 12.0
 _DAY_S = 24 * 3600.0
 _RETRY_S = 1.0
+_CONNECT_S = 10.0
 _CONSUMER_SETTINGS = (
     *("ack_policy", "ack_wait", "max_ack_pending", "max_deliver", "deliver_subject"),
     *("filter_subject", "filter_subjects", "headers_only"),
@@ -35,6 +35,26 @@ _CONSUMER_SETTINGS = (
 _AWAY = (NatsError, OSError, TimeoutError)
 
 log = structlog.get_logger()
+
+
+def server(url: Callable[[], str], credentials: Callable[[], str | None]) -> dict[str, Any]:
+    """Where to connect, and as whom, as nats-py takes it; it asks for user and password at each connection.
+
+    It would not decode what a URL holds, so that is done here.
+    """
+
+    def of_url(part: str) -> str:
+        return unquote(getattr(urlsplit(url().split(",")[0]), part) or "")
+
+    urls = [each.strip() for each in url().split(",")]
+    as_whom: dict[str, Any] = {}
+    if credentials():
+        as_whom = {"user_credentials": _Current(credentials)}
+    elif urlsplit(urls[0]).password:
+        as_whom = {"user": lambda: of_url("username"), "password": lambda: of_url("password")}
+    elif urlsplit(urls[0]).username:
+        as_whom = {"token": lambda: of_url("username")}
+    return {"servers": [_without_user(each) if as_whom else each for each in urls], **as_whom}
 
 
 class _Current(RawCredentials):
@@ -71,6 +91,7 @@ class Broker:
         self.ready = asyncio.Event()
         self._back = asyncio.Event()
         self._client: Client | None = None
+        self._form: object = None
 
     @property
     def connected(self) -> bool:
@@ -112,6 +133,14 @@ class Broker:
         except _AWAY as error:
             log.warning("nats_unavailable", error=type(error).__name__, reason=str(error))
 
+    async def renew(self) -> None:
+        """Connect anew if we are to do so in another way: other servers, or as somebody who is told otherwise.
+
+        Another password of the same user is asked for at the next connection anyway.
+        """
+        if self._client is not None and _form(self._server()) != self._form:
+            await self._client.close()
+
     async def close(self) -> None:
         """Send what is buffered (acks, above all), then close. Not `drain`: it waits for pulls nobody answers."""
         if self._client is None or self._client.is_closed:
@@ -138,34 +167,31 @@ class Broker:
             await on_event("closed")
             self._back.set()
 
-        return await nats.connect(
-            **self._server(),
-            name="agent-executor",
-            connect_timeout=2,
-            reconnect_time_wait=1,
-            max_reconnect_attempts=-1,
-            ping_interval=5,
-            max_outstanding_pings=2,
-            error_cb=on_error,
-            disconnected_cb=on_disconnect,
-            reconnected_cb=on_reconnect,
-            closed_cb=on_close,
-        )
+        client, server = Client(), self._server()
+        self._form = _form(server)
+        try:
+            async with asyncio.timeout(_CONNECT_S):  # then with what is right by then
+                await client.connect(
+                    **server,
+                    name="agent-executor",
+                    connect_timeout=2,
+                    reconnect_time_wait=1,
+                    max_reconnect_attempts=-1,
+                    ping_interval=5,
+                    max_outstanding_pings=2,
+                    error_cb=on_error,
+                    disconnected_cb=on_disconnect,
+                    reconnected_cb=on_reconnect,
+                    closed_cb=on_close,
+                )
+        except BaseException:
+            with suppress(*_AWAY):
+                await client.close()
+            raise
+        return client
 
     def _server(self) -> dict[str, Any]:
-        """Where to connect, and as whom."""
-        urls = self._url().split(",")
-        as_whom: dict[str, Any] = {}
-        if self._credentials():
-            as_whom = {"user_credentials": _Current(self._credentials)}
-        elif urlsplit(urls[0]).password:
-            as_whom = {"user": lambda: self._of_url("username"), "password": lambda: self._of_url("password")}
-        elif urlsplit(urls[0]).username:
-            as_whom = {"token": lambda: self._of_url("username")}
-        return {"servers": [_without_user(url) if as_whom else url for url in urls], **as_whom}
-
-    def _of_url(self, part: str) -> str:
-        return unquote(getattr(urlsplit(self._url().split(",")[0]), part) or "")
+        return server(self._url, self._credentials)
 
     async def _prepare(self) -> None:
         for config in self._streams():
@@ -245,3 +271,7 @@ async def _corrected(update: Any, kind: str, name: str) -> None:
 def _without_user(url: str) -> str:
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _form(server: Mapping[str, Any]) -> object:
+    return tuple(server["servers"]), frozenset(server)

@@ -84,8 +84,12 @@ class VaultDenied(AgentExecutorError):
     """Vault answers, and refuses: the login, or a path; the message names who asked, and for what."""
 
 
+class LoginDenied(VaultDenied):
+    """Vault refuses the login, which may pass: it says the same when it cannot ask Kubernetes."""
+
+
 class Incomplete(AgentExecutorError):
-    """A secret in Vault lacks fields; the message names its path and them."""
+    """A secret in Vault lacks fields, or has some that cannot be used; the message names its path and them."""
 
 
 class ModelUnavailable(AgentExecutorError):

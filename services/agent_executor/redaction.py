@@ -39,7 +39,9 @@ class _Form:
     pattern: re.Pattern[str]
 
 
+_LATEST = 8
 _known: dict[str, list[_Form]] = {}
+_latest: dict[str, list[str]] = {}
 _forms: tuple[_Form, ...] = ()
 _remembering = threading.Lock()
 
@@ -52,6 +54,20 @@ def remember(*secrets: str | None) -> None:
         if new:
             _known.update({secret: [*_written(secret)] for secret in new})
             _forms = tuple(form for secret in sorted(_known, key=len, reverse=True) for form in _known[secret])
+
+
+def remember_latest(kind: str, secret: str) -> None:
+    """A secret that is replaced again and again: of each kind only the last few are known, or the list would grow."""
+    global _forms  # noqa: PLW0603 - as above
+    latest = _latest.setdefault(kind, [])
+    if secret in latest:
+        return
+    latest.append(secret)
+    remember(secret)
+    if len(latest) > _LATEST:
+        with _remembering:
+            _known.pop(latest.pop(0), None)
+            _forms = tuple(form for known in sorted(_known, key=len, reverse=True) for form in _known[known])
 
 
 def remember_url(url: str | None) -> None:

@@ -82,6 +82,7 @@ class Service:
         self._broker.on_ready = self._outboxes[0].hurry
         if settings.k_sink is not None:
             self._outboxes.append(Outbox(self.pool, "sink", to_sink(self._http, settings.k_sink)))
+        credentials.on_rotated = self._renew_broker
         self._intake = Intake(self._broker, self.ledger, max_body_bytes=settings.max_body_bytes, graphs=graphs.names)
         self._sandbox = _sandbox(settings)
         self._leases = Leases(dsn, settings.lease_s)
@@ -185,6 +186,11 @@ class Service:
                 self._announce(ended)
         except Unavailable as error:
             log.warning("endings_lost", error=str(error))
+
+    def _renew_broker(self) -> None:
+        task = asyncio.create_task(self._broker.renew())
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
 
     async def forget_events(self, job_id: str) -> None:
         """Drop the events of a job that runs again. Best effort, like all that concerns events."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from .addresses import check_nats, check_redis
 from .crash import Point
 from .errors import AgentExecutorError, Finding
 from .job import findings_of
@@ -51,26 +51,13 @@ def _http_url(text: str) -> str:
 
 
 def _redis_url(url: SecretStr) -> SecretStr:
-    _check_url(url.get_secret_value(), ("redis", "rediss", "unix"))
+    check_redis(url.get_secret_value())
     return url
 
 
 def _nats_url(urls: SecretStr) -> SecretStr:
-    for url in urls.get_secret_value().split(","):
-        _check_url(url if "://" in url else f"nats://{url}", ("nats", "tls", "ws", "wss"))
+    check_nats(urls.get_secret_value())
     return urls
-
-
-def _check_url(url: str, schemes: tuple[str, ...]) -> None:
-    """Refuse what a client would complain of by repeating a part of it."""
-    wanted = f"must be a URL ({', '.join(schemes)}) with / ? # and @ in a password percent-encoded"
-    try:
-        parts = urlsplit(url)
-        found = parts.scheme in schemes and "@" not in f"{parts.path}{parts.query}{parts.fragment}" and parts.port != 0
-    except ValueError:
-        found = False
-    if not found:
-        raise ValueError(wanted)
 
 
 class Settings(BaseSettings):
@@ -97,7 +84,9 @@ class Settings(BaseSettings):
         None, description="URL that results are POSTed to as well (set by a Knative SinkBinding)"
     )
 
-    vault_addr: str | None = Field(None, description="Vault, asked for what is not set here")
+    vault_addr: Annotated[str, AfterValidator(_http_url)] | None = Field(
+        None, description="Vault, asked for what is not set here"
+    )
     vault_role: str | None = Field(None, description="role to log in to Vault with, by the pod's service account")
     vault_token: SecretStr | None = Field(None, description="token for Vault, in place of a login")
     vault_role_id: str | None = Field(None, description="AppRole to log in to Vault with")

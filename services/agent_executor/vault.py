@@ -11,7 +11,9 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -21,12 +23,14 @@ from hvac.exceptions import Forbidden, InvalidPath, InvalidRequest, Unauthorized
 from requests.exceptions import RequestException
 
 from . import metrics
-from .errors import Unavailable, VaultDenied
-from .redaction import redact, remember
+from .errors import LoginDenied, Unavailable, VaultDenied
+from .redaction import redact, remember_latest
 
 REFRESH_S = 300.0
 _TIMEOUT_S = 2
-_AGAIN_S = 5.0
+AGAIN_S = 5.0
+_SHARED_S = 1.0
+_LONGEST_PAUSE_S = 60.0
 _RENEW_AT = 2 / 3
 _DENIALS = (Forbidden, InvalidRequest, Unauthorized)
 
@@ -42,6 +46,7 @@ class Grant:
     token: str
     lease_s: float
     renewable: bool
+    taken_at: float = field(default_factory=time.monotonic)
 
 
 class Login(Protocol):
@@ -102,7 +107,7 @@ class KubernetesLogin:
             jwt = self._jwt_path.read_text().strip()
         except OSError as error:
             raise VaultDenied(f"no service-account token at {self._jwt_path}: {error.strerror}") from None
-        remember(jwt)
+        remember_latest("jwt", jwt)
         return _granted(client.auth.kubernetes.login(self._role, jwt, use_token=False, mount_point=self._mount))
 
 
@@ -113,7 +118,7 @@ def _granted(answer: Mapping[str, Any]) -> Grant:
 
 @dataclass
 class _Kept:
-    data: dict[str, str]
+    data: dict[str, Any]
     until: float
     usable_until: float
 
@@ -132,18 +137,20 @@ class Vault:
         cacert: str | None = None,
         refresh_s: float = REFRESH_S,
     ) -> None:
-        self._client = hvac.Client(
-            url=address, token="", timeout=_TIMEOUT_S, namespace=namespace, verify=cacert or True
-        )
+        asked: dict[str, Any] = {"url": address, "token": "", "timeout": _TIMEOUT_S, "verify": cacert or True}
+        self._client = hvac.Client(**asked, namespace=namespace)
+        self._outside = hvac.Client(**asked)  # health is told outside of namespaces only
         self._login = login
         self._mount = mount
         self._path = path
         self.refresh_s = refresh_s
         self._grant: Grant | None = None
-        self._granted = asyncio.Event()
+        self._changed = asyncio.Event()
         self._logging_in = asyncio.Lock()
         self._kept: dict[str, _Kept] = {}
+        self._failed: dict[str, tuple[float, Unavailable | VaultDenied]] = {}
         self._reading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.is_behind = False
 
     def where(self, name: str) -> str:
         """The secret's full path, for people."""
@@ -151,16 +158,18 @@ class Vault:
 
     async def healthy(self) -> bool:
         """Whether Vault answers, initialised and unsealed."""
+        ask = partial(self._outside.sys.read_health_status, method="GET", standby_ok=True, performance_standby_code=200)
         try:
-            status = await asyncio.to_thread(self._client.sys.read_health_status, method="GET", standby_ok=True)
-        except (VaultError, RequestException):
+            status = await asyncio.to_thread(ask)
+        except (VaultError, RequestException, OSError, ValueError):
             return False
         return isinstance(status, Mapping) and status.get("initialized") is True and status.get("sealed") is False
 
-    async def secret(self, name: str) -> dict[str, str]:
+    async def secret(self, name: str) -> dict[str, Any]:
         """The secret `name` below our path, at most `refresh_s` old; empty where there is none.
 
-        When Vault does not give it any more, the last one is given, until its lease ends (KV's have none).
+        When Vault does not give it any more, the last one is given, until its lease ends (KV's have none); `is_behind`
+        says so.
 
         Raises:
             Unavailable: Vault does not answer, and there is no secret to fall back on.
@@ -170,60 +179,78 @@ class Vault:
             kept = self._kept.get(name)
             if kept is not None and time.monotonic() < kept.until:
                 return kept.data
+            failed_until, failure = self._failed.get(name, (0, Unavailable("")))
+            if time.monotonic() < failed_until:  # who waited for the lock meanwhile shares what came of it
+                raise failure
             try:
                 data, lease_s = await self._read(name)
             except (Unavailable, VaultDenied) as error:
                 if kept is None or time.monotonic() > kept.usable_until:
+                    self._failed[name] = (time.monotonic() + _SHARED_S, error)
                     raise
                 log.warning("secret_kept", path=self.where(name), reason=str(error))
-                kept.until = time.monotonic() + min(_AGAIN_S, self.refresh_s)
+                kept.until = time.monotonic() + min(AGAIN_S, self.refresh_s)
+                self.is_behind = True
                 return kept.data
             now = time.monotonic()
             self._kept[name] = _Kept(data, now + self.refresh_s, now + lease_s if lease_s else float("inf"))
+            self.is_behind = False
             return data
 
     async def run(self) -> None:
         """Renew the token at two thirds of its life, and log in anew where it cannot be renewed for as long again."""
+        failures = 0
         while True:
-            await self._granted.wait()
             grant = self._grant
+            self._changed.clear()
             if grant is None or not grant.lease_s:
-                self._granted.clear()
+                await self._changed.wait()
                 continue
-            await asyncio.sleep(grant.lease_s * _RENEW_AT)
-            while grant is self._grant:
-                try:
-                    await self._renew(grant)
-                except (Unavailable, VaultDenied) as error:
-                    log.warning("vault_not_renewed", reason=str(error))
-                    await asyncio.sleep(min(_AGAIN_S, grant.lease_s / 10) * random.uniform(0.5, 1.5))  # noqa: S311
+            pause_s = grant.taken_at + grant.lease_s * _RENEW_AT - time.monotonic()
+            if failures:
+                pause_s = min(_LONGEST_PAUSE_S, 2.0**failures) * random.uniform(0.5, 1)  # noqa: S311
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0, pause_s)):
+                    await self._changed.wait()
+                    failures = 0
+                    continue  # somebody else has logged in
+            try:
+                await self._renew(grant)
+                failures = 0
+            except (Unavailable, VaultDenied) as error:
+                failures += 1
+                log.warning("vault_not_renewed", reason=str(error))
+                if isinstance(error, VaultDenied) and not self._login.again:
+                    await self._changed.wait()  # nothing more can be done here
 
     async def _renew(self, grant: Grant) -> None:
         renewed = None
         if grant.renewable:
             try:
-                answer = await self._call("renewing the token", self._client.auth.token.renew_self)
-                renewed = _granted(answer)
+                renewed = _granted(await self._call("renewing the token", self._client.auth.token.renew_self))
             except VaultDenied:
                 if not self._login.again:
                     raise
-        if self._login.again and (renewed is None or renewed.lease_s < grant.lease_s / 2):  # its max TTL is near
-            await self._log_in(unless=None)
-        elif renewed is None:
-            raise VaultDenied("the token runs out and cannot be renewed")
-        else:
+        if renewed is not None and renewed.lease_s and renewed.lease_s >= grant.lease_s / 2:
             self._take(Grant(grant.token, renewed.lease_s, renewed.renewable))
+        elif self._login.again:  # its max TTL is near
+            await self._log_in(unless=None)
+        elif renewed is not None and renewed.lease_s:
+            self._take(Grant(grant.token, renewed.lease_s, renewed.renewable))
+        else:
+            raise VaultDenied("the token runs out and cannot be renewed")
 
-    async def _read(self, name: str) -> tuple[dict[str, str], float]:
+    async def _read(self, name: str) -> tuple[dict[str, Any], float]:
+        what = f"reading {self.where(name)}"
         await self._log_in(unless="")
         token = self._client.token
         try:
-            return await self._call(f"reading {self.where(name)}", self._fetch, name)
+            return await self._call(what, self._fetch, name, is_final=not self._login.again)
         except VaultDenied:
             if not self._login.again:
                 raise
-        await self._log_in(unless=token)  # it may have been revoked
-        return await self._call(f"reading {self.where(name)}", self._fetch, name)
+        await self._log_in(unless=token)  # it may have been revoked, or have run out while Vault was away
+        return await self._call(what, self._fetch, name)
 
     async def _log_in(self, unless: str | None) -> None:
         """Get a token: if there is none (`unless` ""), if it still is the one that failed, or in any case (None)."""
@@ -232,34 +259,44 @@ class Vault:
                 return
             if unless and self._client.token != unless:
                 return
-            self._take(await self._call("logging in", self._login, self._client))
+            try:
+                self._take(await self._call("logging in", self._login, self._client))
+            except VaultDenied as error:
+                raise LoginDenied(str(error)) from None
             log.info("vault_login", who=self._login.who, lease_s=self._grant.lease_s if self._grant else 0)
 
     def _take(self, grant: Grant) -> None:
-        remember(grant.token)
+        remember_latest("token", grant.token)
         self._client.token = grant.token
         self._grant = grant
-        self._granted.set()
+        self._changed.set()
 
-    async def _call(self, what: str, call: Callable[..., T], *arguments: Any) -> T:
-        """Call hvac in a thread, and give its failures our names."""
+    async def _call(self, what: str, call: Callable[..., T], *arguments: Any, is_final: bool = True) -> T:
+        """Call hvac in a thread, and give its failures our names; `is_final`: a refusal is told to people."""
         try:
-            return await asyncio.to_thread(call, *arguments)
+            async with asyncio.timeout(2 * _TIMEOUT_S):  # requests' own counts from byte to byte
+                return await asyncio.to_thread(call, *arguments)
+        except VaultDenied:
+            raise
         except _DENIALS as error:
-            metrics.vault_auth_failures.inc()
             said = redact(" ".join(str(next(iter(error.errors or ()), type(error).__name__)).split()))
-            log.error("vault_refused", what=what, who=self._login.who, reason=said)
+            if is_final:
+                metrics.vault_auth_failures.inc()
+                log.error("vault_refused", what=what, who=self._login.who, reason=said)
             raise VaultDenied(f"Vault refuses {self._login.who}: {what} ({said})") from None
-        except (VaultError, RequestException) as error:
-            log.warning("vault_unavailable", what=what, error=type(error).__name__)
-            raise Unavailable(f"Vault does not answer: {type(error).__name__} when {what}") from None
+        except Exception as error:  # noqa: BLE001 - whatever stands in Vault's place may answer anything
+            kind = type(error).__name__
+            hint = " (is VAULT_CACERT right?)" if "SSL" in kind or "certificate" in str(error) else ""
+            log.warning("vault_unavailable", what=what, error=kind)
+            raise Unavailable(f"Vault does not answer: {kind} when {what}{hint}") from None
 
-    def _fetch(self, name: str) -> tuple[dict[str, str], float]:
+    def _fetch(self, name: str) -> tuple[dict[str, Any], float]:
         try:
             answer = self._client.secrets.kv.v2.read_secret_version(
                 path=f"{self._path}/{name}", mount_point=self._mount, raise_on_deleted_version=True
             )
-        except InvalidPath:
+        except InvalidPath as error:
+            if not isinstance(error.json, dict):  # the page of a proxy, say
+                raise
             return {}, 0
-        data = {key: str(value) for key, value in answer["data"]["data"].items() if value is not None}
-        return data, answer.get("lease_duration") or 0
+        return dict(answer["data"]["data"]), float(answer.get("lease_duration") or 0)

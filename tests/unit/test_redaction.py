@@ -31,6 +31,7 @@ def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
 def forget(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(redaction, "_known", {})
     patch.setattr(redaction, "_forms", ())
+    patch.setattr(redaction, "_latest", {})
 
 
 def test_a_remembered_secret_is_replaced_wherever_it_stands() -> None:
@@ -217,3 +218,12 @@ def test_backslashes_take_no_more_time_than_other_text(count: int) -> None:
         remember("#Kx9-aaaa-1234-5678", "\\back-bbbb")
         text = "\\" * count + " aaaa bbbb"
         assert redact(text) == text
+
+
+def test_of_tokens_that_follow_each_other_the_last_are_known() -> None:
+    remember("kept-for-ever")
+    for number in range(100):
+        redaction.remember_latest("token", f"token-number-{number:03}")
+    assert redact("token-number-099 token-number-092 kept-for-ever") == "[redacted] [redacted] [redacted]"
+    assert redact("token-number-000") == "token-number-000"
+    assert len(redaction._known) == 9

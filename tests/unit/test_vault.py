@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +11,11 @@ import hvac
 import pytest
 from hvac.exceptions import Forbidden, InvalidPath, VaultDown
 from requests.exceptions import ConnectionError as RequestsConnectionError
+from structlog.testing import capture_logs
 
-from agent_executor import metrics
+from agent_executor import metrics, vault
 from agent_executor.credentials import Credentials
-from agent_executor.errors import Unavailable, VaultDenied
+from agent_executor.errors import Incomplete, Unavailable, VaultDenied
 from agent_executor.vault import Grant, Vault
 
 TOKEN = "token-4711"
@@ -51,10 +53,10 @@ class FakeClient:
         if self.failure is not None:
             raise self.failure
         if path not in self.kept:
-            raise InvalidPath
+            raise InvalidPath(json={"errors": []})
         return {"data": {"data": self.kept[path]}, "lease_duration": self.lease_s}
 
-    def read_health_status(self, *, method: str, standby_ok: bool) -> Any:
+    def read_health_status(self, *, method: str, standby_ok: bool, performance_standby_code: int) -> Any:
         if self.failure is not None:
             raise self.failure
         return self.health
@@ -139,7 +141,15 @@ async def test_a_secret_with_a_lease_serves_no_longer_than_that(client: FakeClie
         await secrets.secret("a")
 
 
-async def test_an_outage_is_not_remembered(client: FakeClient, secrets: Vault) -> None:
+async def test_who_waits_for_a_read_that_fails_shares_its_failure(client: FakeClient, secrets: Vault) -> None:
+    client.failure = VaultDown()
+    found = await asyncio.gather(*(secrets.secret("a") for _ in range(5)), return_exceptions=True)
+    assert [type(each) for each in found] == [Unavailable] * 5
+    assert len(client.asked) == 1
+
+
+async def test_an_outage_is_not_remembered(client: FakeClient, secrets: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vault, "_SHARED_S", 0)
     client.failure = VaultDown()
     with pytest.raises(Unavailable):
         await secrets.secret("a")
@@ -220,3 +230,152 @@ async def test_the_scripted_model_needs_no_vault(client: FakeClient, secrets: Va
 async def test_without_a_vault_the_environment_is_all_there_is(client: FakeClient) -> None:
     assert await keys(client, {"openai": {"api_key": "env"}}, "openai", None) == {"api_key": "env"}
     assert await keys(client, {}, "openai", None) == {}
+
+
+# --- what cannot be used ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [None, "page", [], {"data": None}, {"data": {"data": [1]}}, {"data": {}}])
+async def test_what_is_no_answer_of_vaults_is_an_outage(client: FakeClient, secrets: Vault, answer: Any) -> None:
+    client.read_secret_version = lambda **arguments: answer  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="reading secret/agent-executor/a"):
+        await secrets.secret("a")
+
+
+async def test_a_page_that_is_not_found_is_no_missing_secret(client: FakeClient, secrets: Vault) -> None:
+    client.failure = InvalidPath("404 page not found", text="404 page not found")
+    with pytest.raises(Unavailable):
+        await secrets.secret("a")
+
+
+@pytest.mark.parametrize(
+    "failure", [OSError("no CA file"), ValueError("odd"), UnicodeDecodeError("utf-8", b"", 0, 1, "x")]
+)
+async def test_whatever_else_goes_wrong_is_waited_for(client: FakeClient, secrets: Vault, failure: Exception) -> None:
+    client.failure = failure
+    with pytest.raises(Unavailable, match=type(failure).__name__):
+        await secrets.secret("a")
+
+
+async def test_a_vault_that_never_ends_its_answer_is_given_up(
+    client: FakeClient, secrets: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault, "_TIMEOUT_S", 0.05)
+    client.read_secret_version = lambda **arguments: time.sleep(1)  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="TimeoutError"):
+        await secrets.secret("a")
+
+
+def made(client: FakeClient, secrets: Vault, **explicit: dict[str, str]) -> Credentials:
+    """Credentials of a service whose secrets are all in Vault."""
+    kept: dict[str, Any] = {
+        "agent-executor/postgres": {"host": "h", "port": 5432, "password": "p1"},
+        "agent-executor/redis": {"url": "redis://:r1@h"},
+        "agent-executor/nats": {"url": "nats://u:n1@h"},
+    }
+    client.kept |= kept
+    return Credentials(explicit, secrets, {}, dsn_of)
+
+
+def dsn_of(fields: Mapping[str, str]) -> str:
+    return " ".join(f"{name}={fields[name]}" for name in sorted(fields))
+
+
+@pytest.mark.parametrize(
+    ("name", "secret", "complaint"),
+    [
+        ("redis", {"url": "redis://:canary/rest@h:6379/0"}, "url must be a URL"),
+        ("redis", {"url": "http://h:1"}, "url must be a URL"),
+        ("redis", {"url": 5}, "url must be text"),
+        ("nats", {"url": "nats://u:canary[1@h:1"}, "url must be a URL"),
+        ("postgres", {"host": "h", "password": {"a": "canary"}}, "password must be text in one line"),
+        ("postgres", {"host": "h", "password": "canary\n"}, "password must be text in one line"),
+        ("postgres", {"host": "h", "password": "can\0ary"}, "password must be text in one line"),
+        ("postgres", {"host": "h", "password": ""}, "lacks password"),
+    ],
+)
+async def test_a_secret_that_cannot_be_used_is_named_without_its_value(
+    client: FakeClient, secrets: Vault, name: str, secret: dict[str, Any], complaint: str
+) -> None:
+    credentials = made(client, secrets)
+    client.kept[f"agent-executor/{name}"] = secret
+    with pytest.raises(Incomplete, match=f"secret/agent-executor/{name}.* {complaint}") as raised:
+        await credentials._load(name)
+    assert "canary" not in str(raised.value)
+
+
+async def test_a_rotated_secret_that_cannot_be_used_leaves_the_one_before(client: FakeClient) -> None:
+    credentials = made(client, Vault("http://v", FakeLogin(), mount="secret", path="agent-executor", refresh_s=0))
+    await credentials.until_loaded()
+    client.kept["agent-executor/redis"] = {"url": "redis://:bad[1@h"}
+    with pytest.raises(Incomplete):
+        await credentials._load("redis")
+    assert credentials.redis_url() == "redis://:r1@h"
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [
+        ("postgres", {"host": "elsewhere", "port": 5432, "password": "p2"}),
+        ("postgres", {"host": "h", "port": 5432, "password": "p2", "database": "other"}),
+        ("redis", {"url": "redis://:r2@elsewhere"}),
+        ("redis", {"url": "redis://h"}),
+    ],
+)
+async def test_another_server_needs_a_restart_and_is_told_of_once(
+    client: FakeClient, name: str, secret: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or one part of the process would use it, and the rest the one before."""
+    credentials = made(client, Vault("http://v", FakeLogin(), mount="secret", path="agent-executor", refresh_s=0))
+    await credentials.until_loaded()
+    redis = credentials.redis_url()
+    client.kept[f"agent-executor/{name}"] = secret
+    with capture_logs() as logged:
+        await credentials._load(name)
+        await credentials._load(name)
+    assert [line["event"] for line in logged].count("secret_needs_restart") == 1
+    assert "host=h " in credentials.dsn()
+    assert "database=other" not in credentials.dsn()
+    assert credentials.redis_url() == redis
+
+
+async def test_what_the_environment_leaves_out_comes_from_vault(client: FakeClient, secrets: Vault) -> None:
+    credentials = made(client, secrets, postgres={"host": "mine", "password": "mine"}, nats={"url": "nats://mine"})
+    client.kept["agent-executor/nats"] = {"url": "nats://h", "credentials": "creds"}
+    await credentials.until_loaded()
+    assert credentials.dsn() == "host=mine password=mine port=5432"
+    assert (credentials.nats_url(), credentials.nats_credentials()) == ("nats://mine", "creds")
+
+
+async def test_a_vault_that_is_away_is_not_waited_for_by_what_needs_it_not(client: FakeClient, secrets: Vault) -> None:
+    explicit = {
+        "postgres": {"host": "mine", "password": "mine"},
+        "redis": {"url": "redis://h"},
+        "nats": {"url": "nats://h"},
+    }
+    client.failure = VaultDown()
+    await made(client, secrets, **explicit).until_loaded()
+
+
+async def test_a_login_that_is_refused_postpones_jobs_and_fails_none(client: FakeClient) -> None:
+    class Refused(FakeLogin):
+        def __call__(self, client: Any) -> Grant:
+            raise Forbidden
+
+    refused = Vault("http://v", Refused(again=True), mount="secret", path="agent-executor")
+    with pytest.raises(Unavailable, match="refuses role tester: logging in"):
+        await Credentials({}, refused, {}, str).of("openai")
+
+
+async def test_a_token_that_runs_out_for_good_is_told_of_once(client: FakeClient) -> None:
+    class Short(FakeLogin):
+        def __call__(self, client: Any) -> Grant:
+            return Grant(TOKEN, 0.1, renewable=False)
+
+    secrets = Vault("http://v", Short(), mount="secret", path="agent-executor")
+    keeping = asyncio.create_task(secrets.run())
+    with capture_logs() as logged:
+        await secrets.secret("a")
+        await asyncio.sleep(0.5)
+    keeping.cancel()
+    assert [line["event"] for line in logged].count("vault_not_renewed") == 1

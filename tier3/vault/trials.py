@@ -8,12 +8,12 @@ from typing import Any
 
 import nats
 import psycopg
-from nats.aio.client import RawCredentials
 from nats.errors import Error as NatsError
 from redis import Redis, RedisError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from agent_executor import broker
 from tier3.vault.client import reason
 
 TIMEOUT_S = 3
@@ -80,11 +80,9 @@ async def _jetstream(secret: Secret, told: list[Exception]) -> None:
         told.append(error)
 
     limits: dict[str, Any] = {"connect_timeout": TIMEOUT_S, "allow_reconnect": False, "max_reconnect_attempts": 1}
-    if "credentials" in secret:
-        limits["user_credentials"] = RawCredentials(secret["credentials"])
-    servers = [each.strip() for each in secret["url"].split(",")]
+    server = broker.server(lambda: secret["url"], lambda: secret.get("credentials"))  # as the service does it
     async with asyncio.timeout(_ALL_S):
-        client = await nats.connect(servers, error_cb=tell, reconnect_time_wait=0, **limits)
+        client = await nats.connect(**server, error_cb=tell, reconnect_time_wait=0, **limits)
         try:
             await client.jetstream(timeout=TIMEOUT_S).account_info()
         finally:
