@@ -50,7 +50,8 @@ class IdempotencyMiddleware(AgentMiddleware):
 class StateMiddleware(AgentMiddleware):
     """Adds a node's fields to its agent's state, and lets nothing else in than what the agent's state has.
 
-    What a specialist hands back through `task` is reduced to what it added to the fields that both have.
+    What a specialist hands back through `task` is reduced to what it added to the fields that both have, and to the files
+    that it changed.
     """
 
     def __init__(self, agent: str, fields: Mapping[str, StateField], others: Collection[str]) -> None:
@@ -75,7 +76,8 @@ class StateMiddleware(AgentMiddleware):
                 if not is_task:
                     _check_type(key, field, value)
             elif key == "files" and isinstance(value, dict):
-                update[key] = {path: _file(content) for path, content in value.items()}
+                files = state.changed(request.state.get(key) or {}, value) if is_task else value
+                update[key] = {path: _file(content) for path, content in files.items()}
             elif key in self._others:
                 update[key] = value
             elif not is_task:  # a specialist's own fields are nobody's mistake

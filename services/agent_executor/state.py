@@ -63,3 +63,12 @@ def added(field: StateField, before: Any, after: Any) -> Any:
     if field.reducer is None or not isinstance(before, Sequence) or not isinstance(after, list):
         return after
     return after[len(before) :] if after[: len(before)] == list(before) else after
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """The files that a specialist wrote, and None for those that it deleted: it hands back all of them.
+
+    The others are left out, since what it has of them may be older than what another specialist wrote meanwhile.
+    """
+    written = {path: file for path, file in after.items() if path not in before or before[path] != file}
+    return written | {path: None for path in before if path not in after}

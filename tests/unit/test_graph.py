@@ -318,6 +318,26 @@ async def test_a_file_that_a_tool_writes_as_text_can_be_read_by_the_agent(run: R
     assert "kept" in state["messages"][-1].content
 
 
+def files(state: dict[str, Any]) -> dict[str, str]:
+    return {path: file["content"] for path, file in state["files"].items()}
+
+
+SAVES_TWO = writes("save", "{'files': {'/x': 'old', '/y': 'old'}}")
+EDITS = {"name": "edit_file", "args": {"file_path": "/x", "old_string": "old", "new_string": "new"}}
+ADDS = {"name": "write_file", "args": {"file_path": "/b", "content": "b"}}
+DELETES = {"name": "delete", "args": {"file_path": "/y"}}
+
+
+@pytest.mark.parametrize("order", [("A", "B", "C"), ("C", "B", "A")])
+async def test_specialists_side_by_side_undo_nothing_that_others_do_to_files(run: Run, order: tuple[str, ...]) -> None:
+    calls = {"A": EDITS, "B": ADDS, "C": DELETES}
+    helpers = [specialist(name, [{"tool_calls": [call]}, {"text": "x"}]) for name, call in calls.items()]
+    replies = [{"tool_calls": [{"name": "save"}]}, asks(*order), {"text": "done"}]
+    state, said = await run(agent(replies, tools=[SAVES_TWO], specialists=helpers))
+    assert files(state) == {"/x": "new", "/b": "b"}
+    assert said == []
+
+
 # --- kept graphs -----------------------------------------------------------------------------------------------------
 
 
