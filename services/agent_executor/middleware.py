@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 from deepagents.backends.utils import create_file_data
@@ -50,7 +50,7 @@ class IdempotencyMiddleware(AgentMiddleware):
 class StateMiddleware(AgentMiddleware):
     """Adds a node's fields to its agent's state, and lets nothing else in than what the agent's state has.
 
-    What a specialist hands back through `task` is reduced to what it added to the fields that both have, and to the files
+    What a specialist hands back through `task` is reduced to what it added to the fields that both have, and to files
     that it changed.
     """
 
@@ -63,8 +63,13 @@ class StateMiddleware(AgentMiddleware):
         self._others = others
 
     async def awrap_tool_call(self, request: ToolCallRequest, handler: Handler) -> Result:
-        """Sort out the update of a tool's command."""
-        result = await handler(request)
+        """Sort out the update of a tool's command; of several results make one, since deepagents takes no list."""
+        result: Any = await handler(request)
+        if isinstance(result, list):
+            return self._joined([self._sorted(each, request) for each in result])
+        return self._sorted(result, request)
+
+    def _sorted(self, result: Result, request: ToolCallRequest) -> Result:
         if not isinstance(result, Command) or result.graph is not None or not isinstance(result.update, dict):
             return result
         is_task = request.tool_call["name"] == "task"
@@ -86,6 +91,23 @@ class StateMiddleware(AgentMiddleware):
                 )
         return dataclasses.replace(result, update=update)
 
+    def _joined(self, results: Sequence[Result]) -> Command[Any]:
+        """As if one were written after the other; one that leaves the agent goes alone, as langgraph has it."""
+        commands = [each if isinstance(each, Command) else Command(update={"messages": [each]}) for each in results]
+        if leaving := [each for each in commands if each.graph is not None]:
+            return leaving[0]
+        update: dict[str, Any] = {}
+        for key, value in ((key, value) for each in commands for key, value in (each.update or {}).items()):
+            field = self._fields.get(key)
+            if key == "messages" or (field is not None and field.reducer is not None):
+                update[key] = state.append(update.get(key), value)
+            elif key == "files":
+                update[key] = update.get(key, {}) | value
+            else:
+                update[key] = value
+        goto = [name for each in commands for name in _listed(each.goto)]
+        return Command(update=update, goto=goto)
+
 
 class StorableMiddleware(AgentMiddleware):
     """Repairs what a model or a tool returned before it enters the state, and says so in a `warning` event.
@@ -102,17 +124,12 @@ class StorableMiddleware(AgentMiddleware):
         return response
 
     async def awrap_tool_call(self, request: ToolCallRequest, handler: Handler) -> Result:
-        """Scrub the tool's message, or everything its command puts into the state."""
-        result = await handler(request)
+        """Scrub the tool's messages, and everything its commands put into the state."""
         who = f"tool {request.tool_call['name']}"
-        if isinstance(result, ToolMessage):
-            return cast(ToolMessage, _storable(result, who))
-        if isinstance(result.update, list | tuple):
-            result = dataclasses.replace(result, update=dict(result.update))
-        if isinstance(result.update, dict):
-            update = {key: _storable_value(value, who) for key, value in result.update.items()}
-            return dataclasses.replace(result, update=update)
-        return result
+        result: Any = await handler(request)
+        if isinstance(result, list):
+            return cast(Result, [_storable_result(each, who) for each in result])
+        return _storable_result(result, who)
 
 
 def warn(message: str, about: str) -> None:
@@ -129,6 +146,21 @@ def _check_type(key: str, field: StateField, value: Any) -> None:
 def _file(content: Any) -> Any:
     """As deepagents keeps files; tools often write the text alone."""
     return create_file_data(content) if isinstance(content, str) else content
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _storable_result(result: Result, who: str) -> Result:
+    if isinstance(result, ToolMessage):
+        return cast(ToolMessage, _storable(result, who))
+    if isinstance(result.update, list | tuple):
+        result = dataclasses.replace(result, update=dict(result.update))
+    if isinstance(result.update, dict):
+        update = {key: _storable_value(value, who) for key, value in result.update.items()}
+        return dataclasses.replace(result, update=update)
+    return result
 
 
 def _storable_value(value: Any, who: str) -> Any:

@@ -140,6 +140,28 @@ async def test_what_a_tools_command_puts_into_the_state_is_repaired(run: Run) ->
     assert {each["data"]["about"] for each in said} == {"tool odd"}
 
 
+async def test_each_of_several_results_of_a_tool_counts(run: Run) -> None:
+    first = f"{{'nowhere': 1, 'verdict': 'bad', 'findings': [1], 'files': {{'/a': {ODD}}}}}"
+    second = "{'verdict': 'good', 'findings': [2], 'files': {'/b': 'b'}}"
+    answer = f"ToolMessage({ODD}, tool_call_id='call_Lead_0_0')"
+    several = tool("several", source("several", f"[{answer}, Command(update={first}), Command(update={second})]"))
+    document = agent([{"tool_calls": [{"name": "several"}]}, {"text": "{last}"}], tools=[several])
+    document["nodes"][0]["config"]["state_schema"] = APPENDED | {"verdict": {"type": "str"}}
+    state, said = await run(document)
+    assert state["messages"][-1].content == REPAIRED
+    assert (state["verdict"], state["findings"]) == ("good", [1, 2])
+    assert files(state) == {"/a": REPAIRED, "/b": "b"}
+    assert {each["data"]["about"] for each in said} == {"tool several", "nowhere"}
+
+
+@pytest.mark.parametrize("results", ["[Command(update={}), Command()]", "[ToolMessage('x', tool_call_id=CALL)]"])
+async def test_several_results_may_say_little(run: Run, results: str) -> None:
+    several = tool("several", source("several", results.replace("CALL", "'call_Lead_0_0'")))
+    state, said = await run(agent([{"tool_calls": [{"name": "several"}]}, {"text": "end"}], tools=[several]))
+    assert [message.type for message in state["messages"]] == ["human", "ai", "tool", "ai"]
+    assert said == []
+
+
 async def test_a_tools_integer_beyond_64_bits_is_repaired(run: Run) -> None:
     call = {"name": "big", "args": {}}
     document = agent([{"tool_calls": [call]}, {"text": "{last}"}], tools=[tool("big", source("big", "str(2**70)"))])
