@@ -375,7 +375,7 @@ async def test_a_graph_is_built_once_for_a_definition_and_its_secrets(monkeypatc
         document["nodes"][0]["config"]["system_prompt"] = prompt
         return validation.parse(document)
 
-    builder = graph.Builder(credentials_of, most=2)
+    builder = graph.Builder(credentials_of, most=6)
     one, two = await builder.build(asked("one"), no_tools), await builder.build(asked("two"), no_tools)
     assert two is not one
     assert await builder.build(asked("one", version="2", limits={"steps": 9}), no_tools) is one
@@ -384,6 +384,29 @@ async def test_a_graph_is_built_once_for_a_definition_and_its_secrets(monkeypatc
     keys.pop()
     assert await builder.build(asked("one"), no_tools) is one
     assert await builder.build(asked("two"), no_tools) is not two, "of three, the one used longest ago was dropped"
+
+
+def with_helpers(prompt: str, helpers: int) -> Any:
+    document = agent([{"text": prompt}], specialists=[specialist(f"H{n}", [{"text": "x"}]) for n in range(helpers)])
+    return validation.parse(document)
+
+
+@pytest.mark.parametrize(("most", "kept"), [(9, [True, True, True]), (8, [False, True, True])])
+async def test_graphs_are_kept_that_have_few_agents_together(most: int, kept: list[bool]) -> None:
+    """Each has three: a helper, the root and general-purpose."""
+    builder = graph.Builder(no_credentials, most=most)
+    parsed = [with_helpers(prompt, 1) for prompt in ("one", "two", "three")]
+    first = [await builder.build(each, no_tools) for each in parsed]
+    again = [await builder.build(each, no_tools) for each in reversed(parsed)]
+    assert [one is other for one, other in zip(first, reversed(again), strict=True)] == kept
+
+
+async def test_a_graph_that_would_take_more_than_half_of_the_room_is_not_kept() -> None:
+    builder = graph.Builder(no_credentials, most=9)
+    small, large = with_helpers("small", 2), with_helpers("large", 3)
+    first = [await builder.build(each, no_tools) for each in (small, large)]
+    again = [await builder.build(each, no_tools) for each in (small, large)]
+    assert [one is other for one, other in zip(first, again, strict=True)] == [True, False]
 
 
 async def test_jobs_that_ask_for_the_same_at_once_share_one_graph() -> None:
