@@ -10,10 +10,19 @@ from typing import Any
 
 import pytest
 from deepagents import create_deep_agent
+from deepagents.middleware import MemoryMiddleware, SkillsMiddleware
+from deepagents.middleware._state import private_state_field_names
+from deepagents.middleware.subagents import _EXCLUDED_STATE_KEYS
+from langchain.agents.middleware import (
+    HumanInTheLoopMiddleware,
+    ModelCallLimitMiddleware,
+    ShellToolMiddleware,
+    ToolCallLimitMiddleware,
+)
 from langchain_core.tools import BaseTool
 
 from agent_executor import graph, validation
-from agent_executor.definition import BUILT_IN_TOOLS
+from agent_executor.definition import BUILT_IN_TOOLS, OWN_FIELDS
 from agent_executor.errors import InvalidInput, ModelUnavailable
 from agent_executor.sandbox.pool import Sandbox
 from tests.definitions import INPUT, adder, agent, specialist, tool
@@ -92,6 +101,19 @@ async def test_the_tools_that_agents_have_already_are_known() -> None:
     document = agent([{"text": "x"}], specialists=[specialist("Helper", [{"text": "x"}])])
     built = await graph.Builder(no_credentials).build(validation.parse(document), no_tools)
     assert set(built.nodes["tools"].bound.tools_by_name) == BUILT_IN_TOOLS  # type: ignore[attr-defined]
+
+
+async def test_state_fields_that_agents_have_already_are_known() -> None:
+    """Those of their graph, of middleware that a next version may add, and what deepagents passes to no specialist."""
+    document = agent([{"text": "x"}], specialists=[specialist("Helper", [{"text": "x"}])], interrupt_on=["ls"])
+    built = await graph.Builder(no_credentials).build(validation.parse(document), no_tools)
+    more = (HumanInTheLoopMiddleware, ModelCallLimitMiddleware, ToolCallLimitMiddleware, ShellToolMiddleware)
+    private = private_state_field_names(*(each.state_schema for each in (*more, MemoryMiddleware, SkillsMiddleware)))
+    names = {*built.channels, *_EXCLUDED_STATE_KEYS, *private} - OWN_FIELDS
+    document["nodes"][0]["config"]["state_schema"] = {name: {} for name in names}
+    assert "hitl_edited_tool_calls" in names
+    refused = {finding.field.rpartition("state_schema.")[2] for finding in validation.check(document).errors}
+    assert refused == names
 
 
 async def test_a_specialist_may_replace_the_general_purpose_subagent(run: Run) -> None:
