@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
-from deepagents.backends.utils import create_file_data
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain_core.messages import BaseMessage, ToolMessage
 from langgraph.config import get_stream_writer
@@ -80,9 +79,9 @@ class StateMiddleware(AgentMiddleware):
                 update[key] = state.added(field, request.state.get(key), value) if is_task else value
                 if not is_task:
                     _check_type(key, field, value)
-            elif key == "files" and isinstance(value, dict):
-                files = state.changed(request.state.get(key) or {}, value) if is_task else value
-                update[key] = {path: _file(content) for path, content in files.items()}
+            elif key == "files":
+                before = request.state.get(key) or {}
+                update[key] = state.changed(before, value) if is_task else state.readable(value, self._drop_file)
             elif key in self._others:
                 update[key] = value
             elif not is_task:  # a specialist's own fields are nobody's mistake
@@ -90,6 +89,9 @@ class StateMiddleware(AgentMiddleware):
                     f"{self._agent} declares no state key {key!r:.100}: what its tools write to it is dropped", str(key)
                 )
         return dataclasses.replace(result, update=update)
+
+    def _drop_file(self, why: str) -> None:
+        warn(f"what a tool of {self._agent} wrote to files is dropped: {why}", "files")
 
     def _joined(self, results: Sequence[Result]) -> Command[Any]:
         """As if one were written after the other; one that leaves the agent goes alone, as langgraph has it."""
@@ -141,11 +143,6 @@ def _check_type(key: str, field: StateField, value: Any) -> None:
     expected = state.TYPES[field.type]
     if field.reducer is None and expected is not Any and not isinstance(value, expected | None):
         warn(f"a tool wrote a {type(value).__name__} to the state key {key!r}, which is declared as {field.type}", key)
-
-
-def _file(content: Any) -> Any:
-    """As deepagents keeps files; tools often write the text alone."""
-    return create_file_data(content) if isinstance(content, str) else content
 
 
 def _listed(value: Any) -> list[Any]:

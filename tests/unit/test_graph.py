@@ -362,6 +362,24 @@ async def test_a_file_that_a_tool_writes_as_text_can_be_read_by_the_agent(run: R
     assert "kept" in state["messages"][-1].content
 
 
+@pytest.mark.parametrize(
+    "odd",
+    ["{'/y': 5}", "{'/y': ['a']}", "{'/y': {}}", "{'/y': {'content': 5}}", "['a']", "None", "'abc'"],
+)
+async def test_what_is_no_file_is_dropped_with_a_warning(run: Run, odd: str) -> None:
+    tools = [writes("save", "{'files': {'/a': 'kept', '/gone': 'x'}}"), writes("odd", f"{{'files': {odd}}}")]
+    tools.append(writes("delete_one", "{'files': {'/gone': None}}"))
+    looks = [{"name": "ls", "args": {"path": "/"}}, {"name": "grep", "args": {"pattern": "kept"}}]
+    calls = [[{"name": each["name"]}] for each in tools]
+    document = agent([*({"tool_calls": each} for each in [*calls, looks]), {"text": "{last}"}], tools=tools)
+    state, said = await run(document)
+    assert files(state) == {"/a": "kept"}
+    assert "/a" in state["messages"][-1].content
+    [warning] = [each["data"] for each in said]
+    assert warning["about"] == "files"
+    assert "Lead" in warning["message"]
+
+
 def files(state: dict[str, Any]) -> dict[str, str]:
     return {path: file["content"] for path, file in state["files"].items()}
 
