@@ -426,6 +426,43 @@ async def test_a_key_of_the_input_that_nothing_declares_is_told_of(runner: Calla
     assert warning["about"] == "colour"
 
 
+@pytest.mark.parametrize(
+    ("files", "found", "warned"),
+    [
+        ({"/a": "text of a"}, "text of a", 0),
+        ({"/a": {"content": "text of a"}}, "text of a", 0),
+        ({"/a": 5, "/b": "text of b"}, "not found", 1),
+        (None, "not found", 1),
+        ("text", "not found", 1),
+    ],
+)
+async def test_files_of_the_input_may_be_texts(
+    runner: Callable[..., Runner], files: Any, found: str, warned: int
+) -> None:
+    heard: Any = Heard()
+    one = runner()
+    reads = {"tool_calls": [{"name": "read_file", "args": {"file_path": "/a"}}]}
+    asked = dataclasses.replace(claim(agent([reads, {"text": "{last}"}])), input=INPUT | {"files": files})
+    outcome = await one.run(asked, heard, one.control())
+    assert outcome.error is None
+    assert found in outcome.result
+    assert [each["about"] for each in heard["warning"]] == ["files"] * warned
+
+
+async def test_files_of_the_input_are_looked_at_once(runner: Callable[..., Runner]) -> None:
+    """At the start, and not when the job goes on."""
+    one, heard = runner(), Heard()
+    asks = "from langgraph.types import interrupt\n@tool\ndef ask() -> str:\n    'T.'\n    return interrupt(1)\n"
+    ask = tool("ask", HEAD + asks)
+    definition = agent([{"tool_calls": [{"name": "ask"}]}, {"text": "{last}"}], tools=[ask])
+    asked = dataclasses.replace(claim(definition), input=INPUT | {"files": {"/a": 5}})
+    channel: Any = heard
+    interrupted = await one.run(asked, channel, one.control())
+    answers = {interrupted.interrupts[0]["id"]: "yes"}
+    assert (await one.run(dataclasses.replace(asked, answers=answers), channel, one.control())).result == "yes"
+    assert len(heard["warning"]) == 1
+
+
 async def test_a_warning_is_given_once(run: Run) -> None:
     body = "@tool\ndef stray():\n    'T.'\n    return Command(update={'nowhere': 1})\n"
     stray = tool("stray", HEAD + "from langgraph.types import Command\n" + body)
