@@ -14,6 +14,7 @@ from typing import Any, cast
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain_core.messages import BaseMessage, ToolMessage
 from langgraph.config import get_stream_writer
+from langgraph.errors import ParentCommand
 from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command
 
@@ -63,15 +64,21 @@ class StateMiddleware(AgentMiddleware):
 
     async def awrap_tool_call(self, request: ToolCallRequest, handler: Handler) -> Result:
         """Sort out the update of a tool's command; of several results make one, since deepagents takes no list."""
-        result: Any = await handler(request)
-        if isinstance(result, list):
-            return self._joined([self._sorted(each, request) for each in result])
-        return self._sorted(result, request)
-
-    def _sorted(self, result: Result, request: ToolCallRequest) -> Result:
-        if not isinstance(result, Command) or result.graph is not None or not isinstance(result.update, dict):
-            return result
         is_task = request.tool_call["name"] == "task"
+        try:
+            result: Any = await handler(request)
+        except ParentCommand as sent:  # by a tool of a specialist, to this agent
+            sent.args = (cast(Command[Any], self._sorted(sent.args[0], request, is_task=False)),)
+            raise
+        if isinstance(result, list):
+            if leaving := [each for each in result if _leaves(each)]:
+                return cast(Result, leaving[0])  # alone, as langgraph has it
+            return self._joined([self._sorted(each, request, is_task=is_task) for each in result])
+        return result if _leaves(result) else self._sorted(result, request, is_task=is_task)
+
+    def _sorted(self, result: Result, request: ToolCallRequest, *, is_task: bool) -> Result:
+        if not isinstance(result, Command) or not isinstance(result.update, dict):
+            return result
         update = {}
         for key, value in result.update.items():
             if key in self._fields:
@@ -94,10 +101,8 @@ class StateMiddleware(AgentMiddleware):
         warn(f"what a tool of {self._agent} wrote to files is dropped: {why}", "files")
 
     def _joined(self, results: Sequence[Result]) -> Command[Any]:
-        """As if one were written after the other; one that leaves the agent goes alone, as langgraph has it."""
+        """As if one were written after the other."""
         commands = [each if isinstance(each, Command) else Command(update={"messages": [each]}) for each in results]
-        if leaving := [each for each in commands if each.graph is not None]:
-            return leaving[0]
         update: dict[str, Any] = {}
         for key, value in ((key, value) for each in commands for key, value in (each.update or {}).items()):
             field = self._fields.get(key)
@@ -143,6 +148,11 @@ def _check_type(key: str, field: StateField, value: Any) -> None:
     expected = state.TYPES[field.type]
     if field.reducer is None and expected is not Any and not isinstance(value, expected | None):
         warn(f"a tool wrote a {type(value).__name__} to the state key {key!r}, which is declared as {field.type}", key)
+
+
+def _leaves(result: Any) -> bool:
+    """Whether it is for another agent than the one whose tool returned it."""
+    return isinstance(result, Command) and result.graph is not None
 
 
 def _listed(value: Any) -> list[Any]:

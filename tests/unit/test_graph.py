@@ -380,6 +380,21 @@ async def test_what_is_no_file_is_dropped_with_a_warning(run: Run, odd: str) -> 
     assert "Lead" in warning["message"]
 
 
+@pytest.mark.parametrize("result", ["{}", "[Command(), {}]"])
+async def test_what_a_specialists_tool_writes_to_its_parent_is_looked_at_too(run: Run, result: str) -> None:
+    update = "{'findings': [1], 'nowhere': 1, 'files': {'/a': 'kept', '/b': 5}}"
+    up = tool("up", source("up", result.format(f"Command(graph=Command.PARENT, update={update})")))
+    helper = specialist("Helper", [{"tool_calls": [{"name": "up"}]}, {"text": "x"}], ["up"])
+    reads = {"tool_calls": [{"name": "read_file", "args": {"file_path": "/a"}}]}
+    document = agent([ASK_HELPER, reads, {"text": "{last}"}], specialists=[helper])
+    document["tool_definitions"] = [up]
+    document["nodes"][0]["config"]["state_schema"] = APPENDED
+    state, said = await run(document)
+    assert (state["findings"], files(state)) == ([1], {"/a": "kept"})
+    assert "kept" in state["messages"][-1].content
+    assert [each["data"]["about"] for each in said] == ["nowhere", "files"]
+
+
 def files(state: dict[str, Any]) -> dict[str, str]:
     return {path: file["content"] for path, file in state["files"].items()}
 
