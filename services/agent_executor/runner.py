@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from langchain_core.messages import BaseMessage
 from langgraph.errors import GraphDrained, GraphRecursionError, is_invalid_resume
+from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import RunControl
 from langgraph.types import Command, Interrupt
 from pydantic import ValidationError
@@ -177,11 +178,13 @@ def _input(run: _Run) -> Mapping[str, Any]:
 
 
 def _tell_undeclared(given: Mapping[str, Any], graph: Any, channel: Channel) -> None:
-    """Say which keys of the input the graph will not take."""
-    if "__root__" not in graph.channels:
-        for key in given.keys() - graph.channels.keys():
-            message = f"the graph declares no state key {key!r:.100}: the input's value of it is dropped"
-            channel.emit("warning", {"message": message, "about": key})
+    """Say which keys of the input the graph does not take; an entrypoint takes all, and a state without fields too."""
+    if not isinstance(graph, CompiledStateGraph):
+        return
+    declared = graph.builder.schemas[graph.builder.input_schema].keys()
+    for key in given.keys() - declared if "__root__" not in declared else ():
+        message = f"the graph declares no state key {key!r:.100}: the input's value of it is dropped"
+        channel.emit("warning", {"message": message, "about": key})
 
 
 class Answers(dict[str, Any]):
