@@ -25,6 +25,8 @@ from .definition import OWN_FIELDS, Definition, Node
 from .middleware import IdempotencyMiddleware, StateMiddleware, StorableMiddleware
 
 DESCRIPTION_CHARS = 200
+MOST_AGENTS = 300
+"""Agents of all kept graphs. Each takes about a quarter of a megabyte, so that they stay below 100 MB together."""
 
 _ASSEMBLING = threading.Lock()
 
@@ -33,13 +35,13 @@ ToolSource = Callable[[], Awaitable[Mapping[str, BaseTool]]]
 
 
 class Builder:
-    """Builds graphs, and keeps those used last."""
+    """Builds graphs, and keeps those used last; one that would take more than half of the room is not kept."""
 
-    def __init__(self, credentials_of: models.CredentialSource, *, most: int = 64) -> None:
-        """`most`: how many graphs are kept."""
+    def __init__(self, credentials_of: models.CredentialSource, *, most: int = MOST_AGENTS) -> None:
+        """`most`: how many agents the kept graphs have together."""
         self._credentials_of = credentials_of
         self._most = most
-        self._kept: OrderedDict[bytes, Graph] = OrderedDict()
+        self._kept: OrderedDict[bytes, tuple[Graph, int]] = OrderedDict()
         self._loading = asyncio.Lock()
         self._building: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
 
@@ -58,13 +60,19 @@ class Builder:
         for provider in providers:
             await self._load(provider)
         async with self._building.setdefault(key, asyncio.Lock()):
-            if key not in self._kept:
-                self._kept[key] = await asyncio.to_thread(_assemble, definition, credentials, await tools())
-            self._kept.move_to_end(key)
-            graph = self._kept[key]
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key][0]
+            graph = await asyncio.to_thread(_assemble, definition, credentials, await tools())
+            self._keep(key, graph, agents=len(definition.nodes) + 1)  # one more is general-purpose
         return graph
+
+    def _keep(self, key: bytes, graph: Graph, agents: int) -> None:
+        if agents * 2 > self._most:
+            return
+        self._kept[key] = graph, agents
+        while sum(each for _, each in self._kept.values()) > self._most:
+            self._kept.popitem(last=False)
 
     async def _load(self, provider: str) -> None:
         if models.is_loaded(provider):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
-from deepagents.backends.utils import create_file_data
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain_core.messages import BaseMessage, ToolMessage
 from langgraph.config import get_stream_writer
+from langgraph.errors import ParentCommand
 from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command
 
@@ -50,7 +50,8 @@ class IdempotencyMiddleware(AgentMiddleware):
 class StateMiddleware(AgentMiddleware):
     """Adds a node's fields to its agent's state, and lets nothing else in than what the agent's state has.
 
-    What a specialist hands back through `task` is reduced to what it added to the fields that both have.
+    What a specialist hands back through `task` is reduced to what it added to the fields that both have, and to files
+    that it changed.
     """
 
     def __init__(self, agent: str, fields: Mapping[str, StateField], others: Collection[str]) -> None:
@@ -62,11 +63,22 @@ class StateMiddleware(AgentMiddleware):
         self._others = others
 
     async def awrap_tool_call(self, request: ToolCallRequest, handler: Handler) -> Result:
-        """Sort out the update of a tool's command."""
-        result = await handler(request)
-        if not isinstance(result, Command) or result.graph is not None or not isinstance(result.update, dict):
-            return result
+        """Sort out the update of a tool's command; of several results make one, since deepagents takes no list."""
         is_task = request.tool_call["name"] == "task"
+        try:
+            result: Any = await handler(request)
+        except ParentCommand as sent:  # by a tool of a specialist, to this agent
+            sent.args = (cast(Command[Any], self._sorted(sent.args[0], request, is_task=False)),)
+            raise
+        if isinstance(result, list):
+            if leaving := [each for each in result if _leaves(each)]:
+                return cast(Result, leaving[0])  # alone, as langgraph has it
+            return self._joined([self._sorted(each, request, is_task=is_task) for each in result])
+        return result if _leaves(result) else self._sorted(result, request, is_task=is_task)
+
+    def _sorted(self, result: Result, request: ToolCallRequest, *, is_task: bool) -> Result:
+        if not isinstance(result, Command) or not isinstance(result.update, dict):
+            return result
         update = {}
         for key, value in result.update.items():
             if key in self._fields:
@@ -74,8 +86,9 @@ class StateMiddleware(AgentMiddleware):
                 update[key] = state.added(field, request.state.get(key), value) if is_task else value
                 if not is_task:
                     _check_type(key, field, value)
-            elif key == "files" and isinstance(value, dict):
-                update[key] = {path: _file(content) for path, content in value.items()}
+            elif key == "files":
+                before = request.state.get(key) or {}
+                update[key] = state.changed(before, value) if is_task else state.readable(value, self._drop_file)
             elif key in self._others:
                 update[key] = value
             elif not is_task:  # a specialist's own fields are nobody's mistake
@@ -83,6 +96,24 @@ class StateMiddleware(AgentMiddleware):
                     f"{self._agent} declares no state key {key!r:.100}: what its tools write to it is dropped", str(key)
                 )
         return dataclasses.replace(result, update=update)
+
+    def _drop_file(self, why: str) -> None:
+        warn(f"what a tool of {self._agent} wrote to files is dropped: {why}", "files")
+
+    def _joined(self, results: Sequence[Result]) -> Command[Any]:
+        """As if one were written after the other."""
+        commands = [each if isinstance(each, Command) else Command(update={"messages": [each]}) for each in results]
+        update: dict[str, Any] = {}
+        for key, value in ((key, value) for each in commands for key, value in (each.update or {}).items()):
+            field = self._fields.get(key)
+            if key == "messages" or (field is not None and field.reducer is not None):
+                update[key] = state.append(update.get(key), value)
+            elif key == "files":
+                update[key] = update.get(key, {}) | value
+            else:
+                update[key] = value
+        goto = [name for each in commands for name in _listed(each.goto)]
+        return Command(update=update, goto=goto)
 
 
 class StorableMiddleware(AgentMiddleware):
@@ -100,17 +131,12 @@ class StorableMiddleware(AgentMiddleware):
         return response
 
     async def awrap_tool_call(self, request: ToolCallRequest, handler: Handler) -> Result:
-        """Scrub the tool's message, or everything its command puts into the state."""
-        result = await handler(request)
+        """Scrub the tool's messages, and everything its commands put into the state."""
         who = f"tool {request.tool_call['name']}"
-        if isinstance(result, ToolMessage):
-            return cast(ToolMessage, _storable(result, who))
-        if isinstance(result.update, list | tuple):
-            result = dataclasses.replace(result, update=dict(result.update))
-        if isinstance(result.update, dict):
-            update = {key: _storable_value(value, who) for key, value in result.update.items()}
-            return dataclasses.replace(result, update=update)
-        return result
+        result: Any = await handler(request)
+        if isinstance(result, list):
+            return cast(Result, [_storable_result(each, who) for each in result])
+        return _storable_result(result, who)
 
 
 def warn(message: str, about: str) -> None:
@@ -124,9 +150,24 @@ def _check_type(key: str, field: StateField, value: Any) -> None:
         warn(f"a tool wrote a {type(value).__name__} to the state key {key!r}, which is declared as {field.type}", key)
 
 
-def _file(content: Any) -> Any:
-    """As deepagents keeps files; tools often write the text alone."""
-    return create_file_data(content) if isinstance(content, str) else content
+def _leaves(result: Any) -> bool:
+    """Whether it is for another agent than the one whose tool returned it."""
+    return isinstance(result, Command) and result.graph is not None
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _storable_result(result: Result, who: str) -> Result:
+    if isinstance(result, ToolMessage):
+        return cast(ToolMessage, _storable(result, who))
+    if isinstance(result.update, list | tuple):
+        result = dataclasses.replace(result, update=dict(result.update))
+    if isinstance(result.update, dict):
+        update = {key: _storable_value(value, who) for key, value in result.update.items()}
+        return dataclasses.replace(result, update=update)
+    return result
 
 
 def _storable_value(value: Any, who: str) -> Any:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from langchain_core.messages import BaseMessage
 from langgraph.errors import GraphDrained, GraphRecursionError, is_invalid_resume
+from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import RunControl
 from langgraph.types import Command, Interrupt
 from pydantic import ValidationError
@@ -33,6 +34,7 @@ from .models import CredentialSource
 from .redaction import redact
 from .retries import may_pass
 from .sandbox.pool import Sandbox
+from .state import readable
 from .stream import Channel
 
 _MODES: Any = ["values", "messages", "custom"]
@@ -41,6 +43,7 @@ _MODES: Any = ["values", "messages", "custom"]
 @dataclass(frozen=True)
 class _Run:
     claim: Claim
+    asked: Definition | GraphReference
     channel: Channel
     control: RunControl
     meter: Meter
@@ -91,12 +94,13 @@ class Runner:
     async def _run(self, claim: Claim, channel: Channel, control: RunControl) -> Outcome:
         asked = self._read(claim.definition)
         if isinstance(asked, GraphReference):
-            run = _Run(claim, channel, control, Meter(self._limits.lowered(asked.limits, asked.config.recursion_limit)))
+            limits = self._limits.lowered(asked.limits, asked.config.recursion_limit)
+            run = _Run(claim, asked, channel, control, Meter(limits))
             config = _config(run, asked.config.for_langgraph())
             async with run.meter.deadline(), self._graphs.open(asked.graph, config) as compiled:
                 return await self._execute(compiled, config, run)
         else:
-            run = _Run(claim, channel, control, Meter(self._limits.lowered(asked.limits)))
+            run = _Run(claim, asked, channel, control, Meter(self._limits.lowered(asked.limits)))
             output_limit = run.meter.limits.tool_output_bytes
             async with (
                 run.meter.deadline(),
@@ -125,7 +129,7 @@ class Runner:
             return _interrupted(before.interrupts)
         given: Any = Command(resume=answers) if answers else None
         if before.created_at is None:
-            given = run.claim.input
+            given = _input(run)
             _tell_undeclared(run.claim.input, bound, run.channel)
         else:
             meter.restore(await saver.usage())
@@ -161,12 +165,26 @@ def _config(run: _Run, asked: Mapping[str, Any]) -> dict[str, Any]:
     return {**asked, "configurable": configurable, "recursion_limit": int(run.meter.limits.steps.value)}
 
 
+def _input(run: _Run) -> Mapping[str, Any]:
+    """What the graph begins with; the `files` of a definition's as its agents' tools read them."""
+    given = run.claim.input
+    if isinstance(run.asked, GraphReference) or "files" not in given:
+        return given
+
+    def drop(why: str) -> None:
+        run.channel.emit("warning", {"message": f"something of the input's files is dropped: {why}", "about": "files"})
+
+    return given | {"files": readable(given["files"], drop)}
+
+
 def _tell_undeclared(given: Mapping[str, Any], graph: Any, channel: Channel) -> None:
-    """Say which keys of the input the graph will not take."""
-    if "__root__" not in graph.channels:
-        for key in given.keys() - graph.channels.keys():
-            message = f"the graph declares no state key {key!r:.100}: the input's value of it is dropped"
-            channel.emit("warning", {"message": message, "about": key})
+    """Say which keys of the input the graph does not take; an entrypoint takes all, and a state without fields too."""
+    if not isinstance(graph, CompiledStateGraph):
+        return
+    declared = graph.builder.schemas[graph.builder.input_schema].keys()
+    for key in given.keys() - declared if "__root__" not in declared else ():
+        message = f"the graph declares no state key {key!r:.100}: the input's value of it is dropped"
+        channel.emit("warning", {"message": message, "about": key})
 
 
 class Answers(dict[str, Any]):

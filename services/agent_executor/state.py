@@ -1,6 +1,6 @@
 """A node's `state_schema` -> the fields that its agent's state has besides deepagents' own.
 
-Owns their types and reducers, and what of a specialist's state reaches its parent's.
+Owns their types and reducers, the shape of files, and what of a specialist's state reaches its parent's.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypedDict
 
+from deepagents.backends.utils import create_file_data
 from langchain_core.messages import BaseMessage
 from langgraph.graph.message import add_messages
 
@@ -63,3 +64,36 @@ def added(field: StateField, before: Any, after: Any) -> Any:
     if field.reducer is None or not isinstance(before, Sequence) or not isinstance(after, list):
         return after
     return after[len(before) :] if after[: len(before)] == list(before) else after
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """The files that a specialist wrote, and None for those that it deleted: it hands back all of them.
+
+    The others are left out, since what it has of them may be older than what another specialist wrote meanwhile.
+    """
+    written = {path: file for path, file in after.items() if path not in before or before[path] != file}
+    return written | {path: None for path in before if path not in after}
+
+
+def readable(files: Any, drop: Callable[[str], None]) -> dict[str, Any]:
+    """Files as deepagents keeps them: text alone becomes one, and None deletes one.
+
+    What is neither, and no file of deepagents, would fail who reads it. It is left out, and `drop` is told what it is.
+    """
+    if not isinstance(files, Mapping):
+        drop(f"a {type(files).__name__} is no object of paths and texts")
+        return {}
+    found: dict[str, Any] = {}
+    for path, file in files.items():
+        if file is None or _is_file(file):
+            found[path] = file
+        elif isinstance(file, str):
+            found[path] = create_file_data(file)
+        else:
+            drop(f"what stands at {path!r:.100} is neither a text nor null nor an object with a text as its content")
+    return found
+
+
+def _is_file(value: Any) -> bool:
+    content = value.get("content") if isinstance(value, dict) else None
+    return isinstance(content, str) or (isinstance(content, list) and all(isinstance(line, str) for line in content))

@@ -45,7 +45,27 @@ MAX_FINDINGS = 100
 MAX_EDGES = 1000
 PROVIDERS = frozenset({"anthropic", "ollama", "openai", "scripted"})
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
-_TAKEN = frozenset({"model", "tools", "jump_to", "structured_response", "remaining_steps", "is_last_step"})
+_TAKEN = frozenset(
+    {
+        "hitl_edited_tool_calls",
+        "is_last_step",
+        "jump_to",
+        "memory_contents",
+        "model",
+        "pinned_skills",
+        "remaining_steps",
+        "rubric",
+        "run_model_call_count",
+        "run_tool_call_count",
+        "shell_session_resources",
+        "skills_load_errors",
+        "skills_metadata",
+        "structured_response",
+        "thread_model_call_count",
+        "thread_tool_call_count",
+        "tools",
+    }
+)
 _BUILT_IN_WORDS = f"it is none of tool_definitions, and none of {', '.join(sorted(BUILT_IN_TOOLS))}"
 _MODEL_KEYS = frozenset({"provider", "model", "model_name"})
 _EDGE_ENDS = (("source", "from"), ("target", "to"))

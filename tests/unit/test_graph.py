@@ -10,10 +10,19 @@ from typing import Any
 
 import pytest
 from deepagents import create_deep_agent
+from deepagents.middleware import MemoryMiddleware, SkillsMiddleware
+from deepagents.middleware._state import private_state_field_names
+from deepagents.middleware.subagents import _EXCLUDED_STATE_KEYS
+from langchain.agents.middleware import (
+    HumanInTheLoopMiddleware,
+    ModelCallLimitMiddleware,
+    ShellToolMiddleware,
+    ToolCallLimitMiddleware,
+)
 from langchain_core.tools import BaseTool
 
 from agent_executor import graph, validation
-from agent_executor.definition import BUILT_IN_TOOLS
+from agent_executor.definition import BUILT_IN_TOOLS, OWN_FIELDS
 from agent_executor.errors import InvalidInput, ModelUnavailable
 from agent_executor.sandbox.pool import Sandbox
 from tests.definitions import INPUT, adder, agent, specialist, tool
@@ -94,6 +103,19 @@ async def test_the_tools_that_agents_have_already_are_known() -> None:
     assert set(built.nodes["tools"].bound.tools_by_name) == BUILT_IN_TOOLS  # type: ignore[attr-defined]
 
 
+async def test_state_fields_that_agents_have_already_are_known() -> None:
+    """Those of their graph, of middleware that a next version may add, and what deepagents passes to no specialist."""
+    document = agent([{"text": "x"}], specialists=[specialist("Helper", [{"text": "x"}])], interrupt_on=["ls"])
+    built = await graph.Builder(no_credentials).build(validation.parse(document), no_tools)
+    more = (HumanInTheLoopMiddleware, ModelCallLimitMiddleware, ToolCallLimitMiddleware, ShellToolMiddleware)
+    private = private_state_field_names(*(each.state_schema for each in (*more, MemoryMiddleware, SkillsMiddleware)))
+    names = {*built.channels, *_EXCLUDED_STATE_KEYS, *private} - OWN_FIELDS
+    document["nodes"][0]["config"]["state_schema"] = {name: {} for name in names}
+    assert "hitl_edited_tool_calls" in names
+    refused = {finding.field.rpartition("state_schema.")[2] for finding in validation.check(document).errors}
+    assert refused == names
+
+
 async def test_a_specialist_may_replace_the_general_purpose_subagent(run: Run) -> None:
     call = {"name": "task", "args": {"subagent_type": "general-purpose", "description": "x"}}
     helper = specialist("general-purpose", [{"text": "mine"}])
@@ -138,6 +160,28 @@ async def test_what_a_tools_command_puts_into_the_state_is_repaired(run: Run) ->
     assert state["messages"][-1].content == REPAIRED
     assert state["files"]["/a.txt"]["content"] == "a\ufffd"
     assert {each["data"]["about"] for each in said} == {"tool odd"}
+
+
+async def test_each_of_several_results_of_a_tool_counts(run: Run) -> None:
+    first = f"{{'nowhere': 1, 'verdict': 'bad', 'findings': [1], 'files': {{'/a': {ODD}}}}}"
+    second = "{'verdict': 'good', 'findings': [2], 'files': {'/b': 'b'}}"
+    answer = f"ToolMessage({ODD}, tool_call_id='call_Lead_0_0')"
+    several = tool("several", source("several", f"[{answer}, Command(update={first}), Command(update={second})]"))
+    document = agent([{"tool_calls": [{"name": "several"}]}, {"text": "{last}"}], tools=[several])
+    document["nodes"][0]["config"]["state_schema"] = APPENDED | {"verdict": {"type": "str"}}
+    state, said = await run(document)
+    assert state["messages"][-1].content == REPAIRED
+    assert (state["verdict"], state["findings"]) == ("good", [1, 2])
+    assert files(state) == {"/a": REPAIRED, "/b": "b"}
+    assert {each["data"]["about"] for each in said} == {"tool several", "nowhere"}
+
+
+@pytest.mark.parametrize("results", ["[Command(update={}), Command()]", "[ToolMessage('x', tool_call_id=CALL)]"])
+async def test_several_results_may_say_little(run: Run, results: str) -> None:
+    several = tool("several", source("several", results.replace("CALL", "'call_Lead_0_0'")))
+    state, said = await run(agent([{"tool_calls": [{"name": "several"}]}, {"text": "end"}], tools=[several]))
+    assert [message.type for message in state["messages"]] == ["human", "ai", "tool", "ai"]
+    assert said == []
 
 
 async def test_a_tools_integer_beyond_64_bits_is_repaired(run: Run) -> None:
@@ -318,6 +362,59 @@ async def test_a_file_that_a_tool_writes_as_text_can_be_read_by_the_agent(run: R
     assert "kept" in state["messages"][-1].content
 
 
+@pytest.mark.parametrize(
+    "odd",
+    ["{'/y': 5}", "{'/y': ['a']}", "{'/y': {}}", "{'/y': {'content': 5}}", "['a']", "None", "'abc'"],
+)
+async def test_what_is_no_file_is_dropped_with_a_warning(run: Run, odd: str) -> None:
+    tools = [writes("save", "{'files': {'/a': 'kept', '/gone': 'x'}}"), writes("odd", f"{{'files': {odd}}}")]
+    tools.append(writes("delete_one", "{'files': {'/gone': None}}"))
+    looks = [{"name": "ls", "args": {"path": "/"}}, {"name": "grep", "args": {"pattern": "kept"}}]
+    calls = [[{"name": each["name"]}] for each in tools]
+    document = agent([*({"tool_calls": each} for each in [*calls, looks]), {"text": "{last}"}], tools=tools)
+    state, said = await run(document)
+    assert files(state) == {"/a": "kept"}
+    assert "/a" in state["messages"][-1].content
+    [warning] = [each["data"] for each in said]
+    assert warning["about"] == "files"
+    assert "Lead" in warning["message"]
+
+
+@pytest.mark.parametrize("result", ["{}", "[Command(), {}]"])
+async def test_what_a_specialists_tool_writes_to_its_parent_is_looked_at_too(run: Run, result: str) -> None:
+    update = "{'findings': [1], 'nowhere': 1, 'files': {'/a': 'kept', '/b': 5}}"
+    up = tool("up", source("up", result.format(f"Command(graph=Command.PARENT, update={update})")))
+    helper = specialist("Helper", [{"tool_calls": [{"name": "up"}]}, {"text": "x"}], ["up"])
+    reads = {"tool_calls": [{"name": "read_file", "args": {"file_path": "/a"}}]}
+    document = agent([ASK_HELPER, reads, {"text": "{last}"}], specialists=[helper])
+    document["tool_definitions"] = [up]
+    document["nodes"][0]["config"]["state_schema"] = APPENDED
+    state, said = await run(document)
+    assert (state["findings"], files(state)) == ([1], {"/a": "kept"})
+    assert "kept" in state["messages"][-1].content
+    assert [each["data"]["about"] for each in said] == ["nowhere", "files"]
+
+
+def files(state: dict[str, Any]) -> dict[str, str]:
+    return {path: file["content"] for path, file in state["files"].items()}
+
+
+SAVES_TWO = writes("save", "{'files': {'/x': 'old', '/y': 'old'}}")
+EDITS = {"name": "edit_file", "args": {"file_path": "/x", "old_string": "old", "new_string": "new"}}
+ADDS = {"name": "write_file", "args": {"file_path": "/b", "content": "b"}}
+DELETES = {"name": "delete", "args": {"file_path": "/y"}}
+
+
+@pytest.mark.parametrize("order", [("A", "B", "C"), ("C", "B", "A")])
+async def test_specialists_side_by_side_undo_nothing_that_others_do_to_files(run: Run, order: tuple[str, ...]) -> None:
+    calls = {"A": EDITS, "B": ADDS, "C": DELETES}
+    helpers = [specialist(name, [{"tool_calls": [call]}, {"text": "x"}]) for name, call in calls.items()]
+    replies = [{"tool_calls": [{"name": "save"}]}, asks(*order), {"text": "done"}]
+    state, said = await run(agent(replies, tools=[SAVES_TWO], specialists=helpers))
+    assert files(state) == {"/x": "new", "/b": "b"}
+    assert said == []
+
+
 # --- kept graphs -----------------------------------------------------------------------------------------------------
 
 
@@ -333,7 +430,7 @@ async def test_a_graph_is_built_once_for_a_definition_and_its_secrets(monkeypatc
         document["nodes"][0]["config"]["system_prompt"] = prompt
         return validation.parse(document)
 
-    builder = graph.Builder(credentials_of, most=2)
+    builder = graph.Builder(credentials_of, most=6)
     one, two = await builder.build(asked("one"), no_tools), await builder.build(asked("two"), no_tools)
     assert two is not one
     assert await builder.build(asked("one", version="2", limits={"steps": 9}), no_tools) is one
@@ -342,6 +439,29 @@ async def test_a_graph_is_built_once_for_a_definition_and_its_secrets(monkeypatc
     keys.pop()
     assert await builder.build(asked("one"), no_tools) is one
     assert await builder.build(asked("two"), no_tools) is not two, "of three, the one used longest ago was dropped"
+
+
+def with_helpers(prompt: str, helpers: int) -> Any:
+    document = agent([{"text": prompt}], specialists=[specialist(f"H{n}", [{"text": "x"}]) for n in range(helpers)])
+    return validation.parse(document)
+
+
+@pytest.mark.parametrize(("most", "kept"), [(9, [True, True, True]), (8, [False, True, True])])
+async def test_graphs_are_kept_that_have_few_agents_together(most: int, kept: list[bool]) -> None:
+    """Each has three: a helper, the root and general-purpose."""
+    builder = graph.Builder(no_credentials, most=most)
+    parsed = [with_helpers(prompt, 1) for prompt in ("one", "two", "three")]
+    first = [await builder.build(each, no_tools) for each in parsed]
+    again = [await builder.build(each, no_tools) for each in reversed(parsed)]
+    assert [one is other for one, other in zip(first, reversed(again), strict=True)] == kept
+
+
+async def test_a_graph_that_would_take_more_than_half_of_the_room_is_not_kept() -> None:
+    builder = graph.Builder(no_credentials, most=9)
+    small, large = with_helpers("small", 2), with_helpers("large", 3)
+    first = [await builder.build(each, no_tools) for each in (small, large)]
+    again = [await builder.build(each, no_tools) for each in (small, large)]
+    assert [one is other for one, other in zip(first, again, strict=True)] == [True, False]
 
 
 async def test_jobs_that_ask_for_the_same_at_once_share_one_graph() -> None:

@@ -7,13 +7,14 @@ import copy
 import dataclasses
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 from uuid import UUID
 
 import pytest
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.func import entrypoint
 from langgraph.graph import START, StateGraph
 from langgraph.types import _interrupt_id
 
@@ -424,6 +425,76 @@ async def test_a_key_of_the_input_that_nothing_declares_is_told_of(runner: Calla
     assert (await one.run(asked, heard, one.control())).result == "x"
     [warning] = heard["warning"]
     assert warning["about"] == "colour"
+
+
+class Inner(Seen):
+    inner: str
+
+
+@entrypoint()
+async def takes_anything(given: dict[str, Any]) -> list[str]:
+    return sorted(given)
+
+
+@pytest.mark.parametrize(
+    ("made", "undeclared"),
+    [
+        (takes_anything, set()),
+        (StateGraph(cast(Any, dict)), set()),
+        (StateGraph(Seen), {"colour", "inner", "messages"}),
+        (StateGraph(Inner), {"colour", "messages"}),
+        (StateGraph(Inner, input_schema=Seen), {"colour", "inner", "messages"}),
+    ],
+    ids=["entrypoint", "dict", "fields", "more fields", "fields of the input"],
+)
+async def test_of_a_graph_from_code_only_what_it_does_not_take_is_told(
+    runner: Callable[..., Runner], made: Any, undeclared: set[str]
+) -> None:
+    if isinstance(made, StateGraph):
+        made = made.add_node("one", lambda state: state).add_edge(START, "one")
+    heard: Any = Heard()
+    one = runner(graphs=Graphs({"code": made}))
+    given = INPUT | {"colour": "red", "seen": "x", "inner": "y"}
+    asked = dataclasses.replace(claim({"graph": "code"}), input=given)
+    assert (await one.run(asked, heard, one.control())).error is None
+    assert {each["about"] for each in heard["warning"]} == undeclared
+
+
+@pytest.mark.parametrize(
+    ("files", "found", "warned"),
+    [
+        ({"/a": "text of a"}, "text of a", 0),
+        ({"/a": {"content": "text of a"}}, "text of a", 0),
+        ({"/a": 5, "/b": "text of b"}, "not found", 1),
+        (None, "not found", 1),
+        ("text", "not found", 1),
+    ],
+)
+async def test_files_of_the_input_may_be_texts(
+    runner: Callable[..., Runner], files: Any, found: str, warned: int
+) -> None:
+    heard: Any = Heard()
+    one = runner()
+    reads = {"tool_calls": [{"name": "read_file", "args": {"file_path": "/a"}}]}
+    asked = dataclasses.replace(claim(agent([reads, {"text": "{last}"}])), input=INPUT | {"files": files})
+    outcome = await one.run(asked, heard, one.control())
+    assert outcome.error is None
+    assert found in outcome.result
+    assert [each["about"] for each in heard["warning"]] == ["files"] * warned
+
+
+async def test_files_of_the_input_are_looked_at_once(runner: Callable[..., Runner]) -> None:
+    """At the start, and not when the job goes on."""
+    one, heard = runner(), Heard()
+    asks = "from langgraph.types import interrupt\n@tool\ndef ask() -> str:\n    'T.'\n    return interrupt(1)\n"
+    ask = tool("ask", HEAD + asks)
+    definition = agent([{"tool_calls": [{"name": "ask"}]}, {"text": "{last}"}], tools=[ask])
+    asked = dataclasses.replace(claim(definition), input=INPUT | {"files": {"/a": 5}})
+    channel: Any = heard
+    interrupted = await one.run(asked, channel, one.control())
+    answers = {interrupted.interrupts[0]["id"]: "yes"}
+    assert (await one.run(dataclasses.replace(asked, answers=answers), channel, one.control())).result == "yes"
+    assert len(heard["warning"]) == 1
 
 
 async def test_a_warning_is_given_once(run: Run) -> None:
