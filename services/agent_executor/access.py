@@ -111,10 +111,13 @@ def _presented(request: Request) -> str:
 
 
 def _check_local(request: Request) -> None:
-    """Only this machine, and none of the web pages that its browser shows: they can send to loopback, too."""
+    """Only this machine, and none of the web pages that its browser shows: they can send to loopback, too. What a proxy
+    on this machine hands on has come from somewhere else.
+    """
     address = (request.scope.get("server") or ("",))[0]
     names = [named_host(f"//{request.headers.get('host', '')}"), *map(named_host, request.headers.getlist("origin"))]
-    if not is_loopback(address) or not all(map(is_loopback, names)):
+    is_forwarded = any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-forwarded-host"))
+    if is_forwarded or not is_loopback(address) or not all(map(is_loopback, names)):
         raise Forbidden("without authentication only requests from this machine, to a name of it, are taken")
 
 

@@ -91,8 +91,10 @@ class ApiKeys:
 
     async def admit(self, credential: str) -> tuple[Caller, Holds] | None:
         """As `callers.Authenticator` says."""
+        key_id = id_of(credential)
+        if key_id is None:
+            return None
         await self._until_fresh()
-        key_id = id_of(credential) or ""
         presented = _hash(credential)
         found = self._known.get(key_id)
         same = hmac.compare_digest(presented, found.hash if found is not None else _NO_HASH)

@@ -46,7 +46,9 @@ class Issuer:
     def __init__(
         self, name: str, http: httpx.AsyncClient, *, jwks_url: str | None = None, token_path: str | None = None
     ) -> None:
-        """`name`: as the claim `iss` has it. `token_path`: a file with a token that the issuer wants to see."""
+        """`name`: as the claim `iss` has it. `token_path`: a file with a token that the issuer wants to see; it is
+        sent to the configured host alone.
+        """
         self.name = name
         self._http = http
         self._jwks_url = jwks_url
@@ -107,7 +109,7 @@ class Issuer:
         if not url.startswith("https://") and not is_loopback(named_host(url)):
             raise ValueError("not https")
         headers = {}
-        if self._token_path is not None:
+        if self._token_path is not None and named_host(url) == named_host(self._jwks_url or self.name):
             token = await asyncio.to_thread(Path(self._token_path).read_text)
             headers = {"Authorization": f"Bearer {token.strip()}"}
         body = bytearray()

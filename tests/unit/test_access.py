@@ -233,6 +233,8 @@ async def _asked(application: FastAPI, server: Any, headers: dict[str, str]) -> 
         (("127.0.0.1", 8080), {"host": "rebound.example:8080"}, 403),
         (("127.0.0.1", 8080), {"host": "localhost:8080", "origin": "https://page.example"}, 403),
         (("127.0.0.1", 8080), {"host": "localhost:8080", "origin": "null"}, 403),
+        (("127.0.0.1", 8080), {"host": "localhost:8080", "x-forwarded-for": "127.0.0.1"}, 403),
+        (("127.0.0.1", 8080), {"host": "localhost:8080", "forwarded": "for=127.0.0.1"}, 403),
         (("10.0.0.5", 8080), {"host": "localhost:8080"}, 403),
         (("/run/socket", None), {"host": "localhost"}, 403),
         (None, {"host": "localhost"}, 403),

@@ -129,6 +129,7 @@ WRONG = {
     "a key of its own": sign(good(), OTHER, jwk=jwk(OTHER, "one")),
     "a key elsewhere": sign(good(), OTHER, jku="https://evil.example/keys", x5u="https://evil.example/cert"),
     "what we do not understand": sign(good(), crit=["exp"]),
+    "what the library understands, and we do not": sign(good(), crit=["b64"], b64=True),
     "nothing critical": raw({"alg": "RS256", "kid": "one", "crit": []}, good()),
     "another type": sign(good(), typ="dpop+jwt"),
     "a type that is no text": raw({"alg": "RS256", "kid": "one", "typ": 1}, good()),
@@ -289,6 +290,13 @@ async def test_the_issuer_may_want_to_see_a_token(world: World, tmp_path: Any) -
     assert await tokens.admit(sign(good()))
     assert world.asked == [f"{NAME}/keys"]
     assert world.headers[0]["authorization"] == "Bearer pod-token"
+
+
+async def test_no_other_host_sees_that_token(world: World, tmp_path: Any) -> None:
+    (tmp_path / "token").write_text("pod-token\n")
+    world.jwks_uri = "https://elsewhere.example/keys"
+    assert await made(world, token_path=str(tmp_path / "token")).admit(sign(good()))
+    assert ["authorization" in each for each in world.headers] == [True, False]
 
 
 def test_what_a_jwt_needs_is_named(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
