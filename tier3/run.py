@@ -49,6 +49,7 @@ _DEFAULTS = {
     "LOG_LEVEL": "debug",
     "VAULT_TOKEN": "root",
     "SHUTDOWN_GRACE_S": "1",
+    "AUTH_MODE": "none",  # uvicorn listens on 127.0.0.1
     "TOOL_SANDBOX": "best-effort",  # a developer's machine may be a Mac, or a container without Landlock
 }
 

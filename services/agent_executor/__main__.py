@@ -8,6 +8,7 @@ import sys
 USAGE = """usage: python -m agent_executor COMMAND
 
 commands:
+  api-key   make, list and revoke keys for callers of HTTP; api-key --help has the rest
   migrate   apply the pending files of MIGRATION_DIR to the database (POSTGRES_*); migrate --help has the rest
 """
 
@@ -19,6 +20,10 @@ def main(arguments: list[str]) -> int:
             from .migrate.command_line import main as migrate
 
             return migrate(words, os.environ)
+        case ["api-key", *words]:
+            from .api_key_command import main as api_key
+
+            return api_key(words, os.environ)
         case ["-h" | "--help"]:
             sys.stdout.write(USAGE)
             return 0

@@ -22,7 +22,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from sse_starlette.sse import EventSourceResponse
 from starlette.exceptions import HTTPException
 
-from . import job, strict_json, tracing, validation
+from . import access, job, strict_json, tracing, validation
 from .api_models import (
     Accepted,
     ErrorBody,
@@ -39,9 +39,11 @@ from .errors import (
     AgentExecutorError,
     Conflict,
     Finding,
+    Forbidden,
     InvalidInput,
     NotFound,
     PayloadTooLarge,
+    Unauthenticated,
     Unavailable,
 )
 from .health import Phase
@@ -55,7 +57,15 @@ if TYPE_CHECKING:
 VERSION = version("agent-executor")
 MAX_WAIT_S = 600.0
 _WAIT = re.compile(r"(?:^|[,;\s])wait=\"?([0-9]+(?:\.[0-9]+)?)\"?", re.IGNORECASE)
-_STATUS = {InvalidInput: 400, NotFound: 404, Conflict: 409, PayloadTooLarge: 413, Unavailable: 503}
+_STATUS = {
+    InvalidInput: 400,
+    Unauthenticated: 401,
+    Forbidden: 403,
+    NotFound: 404,
+    Conflict: 409,
+    PayloadTooLarge: 413,
+    Unavailable: 503,
+}
 
 T = TypeVar("T")
 
@@ -71,7 +81,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_bug)
     described = app.openapi
-    app.openapi = lambda: _without_422(described())  # type: ignore[method-assign]
+    app.openapi = lambda: access.described(_without_422(described()))  # type: ignore[method-assign]
 
 
 def _without_422(document: dict[str, Any]) -> dict[str, Any]:
@@ -147,6 +157,7 @@ async def receive_event(
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     look = validation.look(service.graphs.names)
     asked = await _read(request, lambda body: job.from_http(content_type, request.headers, body, look))
+    access.demand(request, "jobs:control" if isinstance(asked, Answer) else "jobs:submit")
     wait_s = wait if wait is not None else _preferred_wait(request.headers.getlist("prefer"))
     try:
         if not wait_s:
@@ -256,7 +267,7 @@ async def follow_events(request: Request, job_id: str) -> Response:
     await service.ledger.job(_known_id(job_id))
     if await is_over(service, job_id, position):
         return Response(status_code=204)
-    return EventSourceResponse(follow(service, job_id, position), ping=15, sep="\n")
+    return EventSourceResponse(follow(service, job_id, position, request.state.holds), ping=15, sep="\n")
 
 
 @router.get("/v1/jobs/{job_id:path}", responses=_errors(404, 503))
@@ -402,7 +413,9 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 def _error_response(error: AgentExecutorError, status: int) -> Response:
     fields = [{"field": finding.field, "message": finding.message} for finding in error.findings]
-    return _error(status, type(error).__name__, str(error), fields)
+    challenge = error.challenge if isinstance(error, Unauthenticated | Forbidden) else None
+    headers = {"WWW-Authenticate": challenge} if challenge else None
+    return _error(status, type(error).__name__, str(error), fields, headers)
 
 
 async def _on_bad_parameters(request: Request, error: Exception) -> Response:

@@ -20,14 +20,19 @@ from types import FrameType
 from typing import Any
 
 import structlog
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
-from . import api, logs, redaction, tracing
+from . import access, api, logs, redaction, tracing
 from .errors import GraphNotLoaded
+from .loopback import listens_on_loopback
 from .settings import Settings, SettingsError, load
 from .threads import DaemonThreads
 
 _RETRY_S = 1.0
+_NOT_LOCAL = (
+    "AUTH_MODE is none, and the server is not known to listen on loopback alone: use token or jwt, give uvicorn --host"
+    " 127.0.0.1, or let everybody in with AUTH_ALLOW_ANONYMOUS=true"
+)
 
 log = structlog.get_logger()
 
@@ -42,7 +47,18 @@ def main() -> FastAPI:
         log.error("cannot_start", reason=str(error))
         raise SystemExit(64) from None
     logs.configure(settings.log_level)
+    if settings.auth_mode == "none":
+        _allow_anonymous(settings)
     return create(settings)
+
+
+def _allow_anonymous(settings: Settings) -> None:
+    """Say so where everybody may call, and end the process where nobody said that everybody may."""
+    if settings.auth_allow_anonymous:
+        log.warning("anonymous_allowed")
+    elif not listens_on_loopback():
+        log.error("cannot_start", reason=_NOT_LOCAL)
+        raise SystemExit(64)
 
 
 def create(settings: Settings) -> FastAPI:
@@ -52,6 +68,8 @@ def create(settings: Settings) -> FastAPI:
         version=api.VERSION,
         lifespan=_lifespan,
         description="Runs AI-agent jobs and never loses one.",
+        dependencies=[Depends(access.authorize)],
+        openapi_url="/openapi.json" if settings.docs == "on" else None,
     )
     app.state.settings = settings
     app.state.service = None

@@ -52,6 +52,22 @@ class NotFound(AgentExecutorError):
     """No such job."""
 
 
+class Unauthenticated(AgentExecutorError):
+    """No credential, or one that is no good. `challenge` is for the header WWW-Authenticate."""
+
+    def __init__(self, message: str, challenge: str) -> None:
+        super().__init__(message)
+        self.challenge = challenge
+
+
+class Forbidden(AgentExecutorError):
+    """The credential is good, and does not allow this. `challenge` is for the header WWW-Authenticate."""
+
+    def __init__(self, message: str, challenge: str | None = None) -> None:
+        super().__init__(message)
+        self.challenge = challenge
+
+
 class InternalError(AgentExecutorError):
     """A bug. What went wrong stands in the service's log."""
 

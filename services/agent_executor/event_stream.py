@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -69,18 +69,21 @@ def first_position(last_event_id: str | None) -> str:
     return last_event_id.strip()
 
 
-async def follow(service: Service, job_id: str, position: str) -> AsyncIterator[ServerSentEvent]:
-    """Yield the events after `position` until the job's `end`, or until the process goes down.
+async def follow(
+    service: Service, job_id: str, position: str, holds: Callable[[], bool] = lambda: True
+) -> AsyncIterator[ServerSentEvent]:
+    """Yield the events after `position` until the job's `end`, until the process goes down, or until the reader's
+    credential `holds` no more, which is looked at before each batch and about every second.
 
     A reader that is cut off comes back with the last id it saw, here or at another process.
     """
     with service.streams.one() as going_down:
-        async for event in _follow(service, job_id, position, going_down):
+        async for event in _follow(service, job_id, position, going_down, holds):
             yield event
 
 
 async def _follow(
-    service: Service, job_id: str, position: str, going_down: asyncio.Task[Any]
+    service: Service, job_id: str, position: str, going_down: asyncio.Task[Any], holds: Callable[[], bool]
 ) -> AsyncIterator[ServerSentEvent]:
     warned, ended = False, None
     if await _missing(service, job_id, position):
@@ -91,6 +94,8 @@ async def _follow(
         await asyncio.wait((reading, going_down), return_when=asyncio.FIRST_COMPLETED)
         if not reading.done():
             reading.cancel()
+            return
+        if not holds():
             return
         events = reading.result()
         for event in events or ():

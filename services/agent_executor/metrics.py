@@ -24,4 +24,7 @@ redis_publish = Counter(f"{_PREFIX}redis_publish", "Events stored and published"
 redis_publish_errors = Counter(f"{_PREFIX}redis_publish_errors", "Events delayed or dropped", registry=registry)
 nats_processed = Counter(f"{_PREFIX}nats_messages_processed", "Messages accepted as jobs or answers", registry=registry)
 nats_failed = Counter(f"{_PREFIX}nats_messages_failed", "Messages refused or put back", registry=registry)
+access_refused = Counter(
+    f"{_PREFIX}access_refused", "Requests refused for their credential", ["reason"], registry=registry
+)
 vault_auth_failures = Counter(f"{_PREFIX}vault_auth_failures", "Refused by Vault", registry=registry)

@@ -17,6 +17,7 @@ import structlog
 from .database import Dsn, current, severed_after
 from .ledger import FINISHED_CHANNEL, QUEUED_CHANNEL
 
+API_KEYS_CHANNEL = "agent_executor_api_keys"
 POLL_S = 1.0
 _PING_EVERY_S = 5.0
 _PING_S = 2.0
@@ -39,13 +40,15 @@ async def wait(event: asyncio.Event, timeout_s: float = POLL_S) -> None:
 class Listener:
     """`queued` is set when a job waits; `finished(job_id)` gives an event that is set when that job ends.
 
-    `on_finished` is called with the id of every job that ends, `on_gap` when notifications may have been missed.
+    `on_finished` is called with the id of every job that ends, `on_api_keys` when an API key changed, and `on_gap` when
+    notifications may have been missed.
     """
 
     def __init__(self, dsn: Dsn) -> None:
         self._dsn = dsn
         self.queued = asyncio.Event()
         self.on_finished: Callable[[str], None] = lambda job_id: None
+        self.on_api_keys: Callable[[], None] = lambda: None
         self.on_gap: Callable[[], None] = lambda: None
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 
@@ -77,6 +80,7 @@ class Listener:
         ) as connection:
             await connection.execute(f"listen {QUEUED_CHANNEL}")
             await connection.execute(f"listen {FINISHED_CHANNEL}")
+            await connection.execute(f"listen {API_KEYS_CHANNEL}")
             self.queued.set()
             self.on_gap()
             while True:
@@ -88,6 +92,9 @@ class Listener:
     def _heard(self, notification: psycopg.Notify) -> None:
         if notification.channel == QUEUED_CHANNEL:
             self.queued.set()
+            return
+        if notification.channel == API_KEYS_CHANNEL:
+            self.on_api_keys()
             return
         for event in self._waiting.get(notification.payload, ()):
             event.set()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,7 +16,9 @@ import httpx
 import structlog
 
 from . import crash, database, health, ledger, stream, tracing
+from .api_keys import ApiKeys
 from .broker import Broker
+from .callers import Authenticator
 from .credentials import Credentials
 from .errors import Unavailable
 from .event_stream import Streams
@@ -23,6 +26,7 @@ from .graphs import Graphs
 from .graphs import load as load_graphs
 from .health import Phase
 from .intake import Intake
+from .issuer import Issuer
 from .leases import Leases
 from .ledger import Ended
 from .limits import Limit, Limits
@@ -31,8 +35,9 @@ from .outbox import Outbox, to_nats, to_sink
 from .runner import Runner
 from .sandbox.options import Options
 from .sandbox.pool import Sandbox
-from .settings import Settings, provider_environment
+from .settings import Settings, provider_environment, words
 from .sweeper import Sweeper
+from .tokens import Claims, Tokens
 from .vault import AppRoleLogin, KubernetesLogin, Login, TokenLogin, Vault
 from .worker import Worker, announce
 
@@ -55,6 +60,7 @@ class Service:
         self.streams = Streams()
         self._resources = AsyncExitStack()
         self._parts: list[asyncio.Task[None]] = []
+        self._keepers: list[Callable[[], Awaitable[None]]] = []
         self._later: set[asyncio.Task[None]] = set()
         self._credentials = credentials
         dsn = credentials.dsn
@@ -96,7 +102,8 @@ class Service:
             slots=settings.max_concurrent_jobs,
         )
         self.listener.on_finished = self._worker.on_finished_somewhere
-        self.listener.on_gap = self._leases.check
+        self.authenticator = self._authenticator()
+        self.listener.on_gap = self._on_gap
         self._sweeper = Sweeper(
             self.ledger,
             retention_days=settings.job_retention_days,
@@ -121,6 +128,8 @@ class Service:
             self._keep(run)
         opened.push_async_callback(asyncio.to_thread, self._leases.stop)
         self._leases.start()
+        for keep in self._keepers:
+            self._keep(keep)
         self._keep(self._credentials.keep_fresh)
         self._keep(self._sandbox.open)
         self._keep(self._worker.run)
@@ -199,6 +208,20 @@ class Service:
         except stream.FAILURES as error:
             log.warning("events_kept", job_id=job_id, error=type(error).__name__)
 
+    def _authenticator(self) -> Authenticator | None:
+        if self.settings.auth_mode == "token":
+            keys = ApiKeys(self.pool)
+            self.listener.on_api_keys = keys.changed
+            self._keepers.append(keys.run)
+            return keys
+        if self.settings.auth_mode == "jwt":
+            return _tokens(self.settings, self._resources)
+        return None
+
+    def _on_gap(self) -> None:
+        self._leases.check()
+        self.listener.on_api_keys()
+
     def _runner(self) -> Runner:
         return Runner(
             self.pool,
@@ -258,6 +281,27 @@ def _limits(settings: Settings) -> Limits:
         tool_output_bytes=Limit("TOOL_OUTPUT_BYTES", settings.tool_output_bytes),
         state_bytes=Limit("MAX_STATE_BYTES", settings.max_state_bytes),
     )
+
+
+def _tokens(settings: Settings, opened: AsyncExitStack) -> Tokens:
+    cacert = settings.auth_jwt_cacert
+    http = httpx.AsyncClient(timeout=5, verify=True if cacert is None else ssl.create_default_context(cafile=cacert))
+    opened.push_async_callback(http.aclose)
+    assert settings.auth_jwt_issuer is not None
+    assert settings.auth_jwt_audience is not None
+    issuer = Issuer(
+        settings.auth_jwt_issuer,
+        http,
+        jwks_url=settings.auth_jwt_jwks_url,
+        token_path=settings.auth_jwt_fetch_token_path,
+    )
+    claims = Claims(
+        settings.auth_jwt_tenant_claim,
+        settings.auth_jwt_scope_claim,
+        frozenset(words(settings.auth_jwt_scopes)),
+        words(settings.auth_jwt_subjects),
+    )
+    return Tokens(issuer, settings.auth_jwt_audience, claims, settings.auth_jwt_leeway_s)
 
 
 async def open_service(settings: Settings, graphs: Graphs, stack: AsyncExitStack) -> Service:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .addresses import check_nats, check_redis
+from .callers import SCOPES
 from .crash import Point
 from .errors import AgentExecutorError, Finding
 from .job import findings_of
+from .loopback import is_loopback
 
 # Frozen or cut off, we may hold no lock for longer than this; and the server is to notice that we are cut off.
 _SESSION = " ".join(
@@ -48,6 +51,26 @@ def _http_url(text: str) -> str:
     except ValidationError:  # its message holds the URL, and a URL may hold a password
         raise ValueError("must be an http or https URL") from None
     return text
+
+
+def _safe_url(text: str) -> str:
+    """Keys that anybody on the way could exchange would open the service to everybody."""
+    parts = urlsplit(_http_url(text))
+    if parts.scheme != "https" and not is_loopback(parts.hostname):
+        raise ValueError("must be an https URL")
+    return text
+
+
+def _scopes(text: str) -> str:
+    unknown = set(words(text)) - SCOPES
+    if unknown:
+        raise ValueError(f"must be of {', '.join(sorted(SCOPES))}")
+    return text
+
+
+def words(text: str | None) -> tuple[str, ...]:
+    """What a setting lists, with commas or spaces."""
+    return tuple((text or "").replace(",", " ").split())
 
 
 def _redis_url(url: SecretStr) -> SecretStr:
@@ -102,6 +125,35 @@ class Settings(BaseSettings):
     )
     vault_mount: str = Field("secret", description="mount point of the KV v2 engine")
     vault_path: str = Field("agent-executor", description="path of the service's secrets below the mount")
+
+    auth_mode: Literal["token", "jwt", "none"] = Field("token", description="how callers of HTTP show who they are")
+    auth_allow_anonymous: bool = Field(False, description="`true` has `AUTH_MODE=none` let everybody in")
+    auth_jwt_issuer: Annotated[str, AfterValidator(_safe_url)] | None = Field(
+        None, description="issuer of the tokens, as their claim `iss` has it"
+    )
+    auth_jwt_audience: str | None = Field(None, description="what the tokens' claim `aud` has to hold")
+    auth_jwt_jwks_url: Annotated[str, AfterValidator(_safe_url)] | None = Field(
+        None, description="where the issuer's keys are; by default where its `.well-known/openid-configuration` says"
+    )
+    auth_jwt_cacert: str | None = Field(
+        None, description="file with the CA that the issuer's certificate is checked against"
+    )
+    auth_jwt_fetch_token_path: str | None = Field(
+        None, description="file with a token that is sent to the issuer when its keys are fetched"
+    )
+    auth_jwt_leeway_s: Annotated[float, Field(ge=0, le=60)] = Field(
+        30, description="seconds that clocks may differ by, at most 60"
+    )
+    auth_jwt_tenant_claim: str | None = Field(None, description="claim that names the caller's tenant")
+    auth_jwt_scope_claim: str = Field("scope", description="claim that lists the caller's scopes")
+    auth_jwt_scopes: Annotated[str, AfterValidator(_scopes)] | None = Field(
+        None, description="scopes of the tokens of `AUTH_JWT_SUBJECTS` that have no such claim, with commas"
+    )
+    auth_jwt_subjects: str | None = Field(
+        None, description="subjects whose tokens are taken, with commas; a `*` at the end stands for any rest"
+    )
+    metrics_open: bool = Field(False, description="`true` opens `/metrics` to everybody")
+    docs: Literal["on", "off"] = Field("on", description="`off` takes `/docs`, `/redoc` and `/openapi.json` away")
 
     max_concurrent_jobs: Annotated[int, Field(ge=1)] = Field(8, description="jobs one process runs at a time")
     job_timeout_s: Annotated[float, Field(gt=0)] = Field(
@@ -200,6 +252,18 @@ def load() -> Settings:
 def _missing(environment: Mapping[str, str]) -> list[str]:
     """Variables without which the service cannot start: its servers', or a way to learn them from Vault."""
     known = {name.upper() for name, value in environment.items() if value}
+    return [*_missing_servers(known), *_missing_issuer(environment, known)]
+
+
+def _missing_issuer(environment: Mapping[str, str], known: set[str]) -> list[str]:
+    mode = next((value for name, value in environment.items() if name.upper() == "AUTH_MODE"), "")
+    if mode != "jwt":
+        return []
+    needed = ["AUTH_JWT_ISSUER", "AUTH_JWT_AUDIENCE", *["AUTH_JWT_SUBJECTS"] * ("AUTH_JWT_SCOPES" in known)]
+    return [name for name in needed if name not in known]
+
+
+def _missing_servers(known: set[str]) -> list[str]:
     if "VAULT_ADDR" not in known:
         return [name for name in ("POSTGRES_HOST", "POSTGRES_PASSWORD", "REDIS_URL", "NATS_URL") if name not in known]
     app_role = {"VAULT_ROLE_ID", "VAULT_SECRET_ID"}

@@ -91,7 +91,8 @@ def service() -> FakeService:
 
 @pytest.fixture
 def made(settings: Settings, service: FakeService) -> FastAPI:
-    application = app.create(settings.model_copy(update={"max_body_bytes": 4096}))
+    open_to_all = {"auth_mode": "none", "auth_allow_anonymous": True}
+    application = app.create(settings.model_copy(update={"max_body_bytes": 4096, **open_to_all}))
     application.state.service = service
     return application
 

@@ -106,6 +106,14 @@ async def test_a_finished_job_is_replayed_to_its_end() -> None:
     assert await heard(service) == [("1-1", "x"), ("1-2", "x"), ("1-3", "end")]
 
 
+async def test_a_reader_whose_credential_ends_is_told_nothing_more() -> None:
+    service = FakeService("1-1", "1-2")
+    looks = iter([True, False])
+    following = follow(service, "job-1", BEGINNING, lambda: next(looks))  # type: ignore[arg-type]
+    async with asyncio.timeout(5):
+        assert [event.id async for event in following] == ["1-1", "1-2"]
+
+
 async def test_data_is_what_was_published() -> None:
     service = FakeService()
     service.store("1-1", "end")

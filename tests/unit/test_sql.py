@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from agent_executor import checkpoints, leases, ledger, outbox, sql
+from agent_executor import api_key_command, api_keys, checkpoints, leases, ledger, notify, outbox, sql
 
 PACKAGE = Path(sql.__file__).parent
 USED = re.compile(r'SQL\["(\w+)"\]|_(?:rows|write)\(\s*"(\w+)"')
-MODULES = {"ledger": ledger.SQL, "outbox": outbox.SQL, "leases": leases.SQL, "checkpoints": checkpoints.SQL}
+MODULES = {
+    **{"ledger": ledger.SQL, "outbox": outbox.SQL, "leases": leases.SQL, "checkpoints": checkpoints.SQL},
+    **{"api_keys": api_keys.SQL, "api_key_command": api_key_command.SQL},
+}
 FILES = sorted(path.name for path in PACKAGE.glob("*.sql"))
 
 
@@ -43,3 +46,8 @@ def test_percent_signs_are_parameters_only(file: str) -> None:
 def test_ledger_channels_are_those_of_its_sql() -> None:
     text = "".join(ledger.SQL.values())
     assert set(re.findall(r"pg_notify\('(\w+)'", text)) == {ledger.QUEUED_CHANNEL, ledger.FINISHED_CHANNEL}
+
+
+def test_the_channel_of_api_keys_is_that_of_its_migration() -> None:
+    migration = (PACKAGE.parents[1] / "migrations/005_api_keys.up.sql").read_text()
+    assert re.findall(r"pg_notify\('(\w+)'", migration) == [notify.API_KEYS_CHANNEL]

@@ -1,0 +1,2 @@
+drop table api_keys;
+drop function api_keys_changed;

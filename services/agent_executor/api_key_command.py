@@ -1,0 +1,129 @@
+"""python -m agent_executor api-key new|list|revoke: keys for callers of HTTP.
+
+It talks to the database that POSTGRES_* name, as `migrate` does. A key is printed once, alone on stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+
+import psycopg
+from psycopg.rows import dict_row
+
+from . import sql
+from .api_keys import new_key
+from .callers import DEFAULT_TENANT, SCOPES, is_tenant
+from .migrate import settings as database_settings
+from .migrate.errors import Refused
+
+SQL = sql.load("api_key_command.sql")
+_COLUMNS = ("id", "name", "tenant", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at")
+_EPILOG = f"""scopes: {", ".join(sorted(SCOPES))}
+environment: POSTGRES_HOST, _PORT, _DB, _USER, _PASSWORD (required)
+exit status: 0 done, 1 no such key, 2 refused: call or environment, 4 database unreachable or not migrated
+"""
+
+
+def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a command. Returns the exit status."""
+    try:
+        asked = _parser().parse_args(arguments)
+        dsn = database_settings(environment).dsn
+        with psycopg.connect(
+            dsn, connect_timeout=10, options="-c search_path=agent_executor", autocommit=True, row_factory=dict_row
+        ) as connection:
+            status: int = asked.run(connection, asked)
+            return status
+    except SystemExit as error:  # argparse has printed why
+        return int(error.code or 0)
+    except Refused as error:
+        return _say(str(error), 2)
+    except psycopg.Error as error:
+        return _say(f"the database does not do it: {type(error).__name__}", 4)
+
+
+def _new(connection: psycopg.Connection[dict[str, object]], asked: argparse.Namespace) -> int:
+    key = new_key()
+    row = {"id": key.id, "name": asked.name, "tenant": asked.tenant, "scopes": asked.scopes, "hash": key.hash}
+    connection.execute(SQL["add"], {**row, "days": asked.days})
+    sys.stderr.write(f"key {key.id}; it is shown this once:\n")
+    sys.stdout.write(f"{key.text}\n")
+    return 0
+
+
+def _list(connection: psycopg.Connection[dict[str, object]], asked: argparse.Namespace) -> int:
+    rows = connection.execute(SQL["all"]).fetchall()
+    cells = [[_cell(row[name]) for name in _COLUMNS] for row in rows]
+    sys.stdout.write("".join(f"{line}\n" for line in _aligned([_COLUMNS, *cells])))
+    return 0
+
+
+def _revoke(connection: psycopg.Connection[dict[str, object]], asked: argparse.Namespace) -> int:
+    if connection.execute(SQL["revoke"], {"id": asked.id}).rowcount:
+        return 0
+    return _say("no key has this id; list shows all", 1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m agent_executor api-key",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    new = commands.add_parser("new", help="make a key and print it, this once", allow_abbrev=False)
+    new.add_argument("name", type=_name, metavar="NAME", help="who it is for; it stands in logs")
+    new.add_argument("--scopes", type=_scopes, required=True, help="what it allows, with commas")
+    new.add_argument("--tenant", type=_tenant, default=DEFAULT_TENANT, help=f"whose it is ({DEFAULT_TENANT})")
+    new.add_argument("--days", type=_days, help="how long it is good; without end unless given")
+    new.set_defaults(run=_new)
+    commands.add_parser("list", help="all keys, and when they were used last").set_defaults(run=_list)
+    revoke = commands.add_parser("revoke", help="end a key at once, for good", allow_abbrev=False)
+    revoke.add_argument("id", metavar="ID", help="the part of the key after ae_")
+    revoke.set_defaults(run=_revoke)
+    return parser
+
+
+def _name(word: str) -> str:
+    if not (0 < len(word) <= 100 and word.isprintable()):
+        raise argparse.ArgumentTypeError("must be 1 to 100 printable characters")
+    return word
+
+
+def _scopes(word: str) -> list[str]:
+    found = set(word.replace(",", " ").split())
+    if not found or found - SCOPES:
+        raise argparse.ArgumentTypeError(f"must be of {', '.join(sorted(SCOPES))}")
+    return sorted(found)
+
+
+def _tenant(word: str) -> str:
+    if not is_tenant(word):
+        raise argparse.ArgumentTypeError("must be 1 to 64 letters, digits, - and _")
+    return word
+
+
+def _days(word: str) -> int:
+    if not (word.isascii() and word.isdecimal() and 0 < int(word) <= 3650):
+        raise argparse.ArgumentTypeError("must be a number from 1 to 3650")
+    return int(word)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return value.strftime("%Y-%m-%dT%H:%M:%S%z") if hasattr(value, "strftime") else str(value)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _say(text: str, status: int) -> int:
+    sys.stderr.write(f"api-key: {text}\n")
+    return status

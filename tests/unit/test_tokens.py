@@ -1,0 +1,314 @@
+"""tokens and issuer: which tokens are taken, whose they are, and when keys are fetched."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from agent_executor import issuer as issuer_module
+from agent_executor.callers import Caller
+from agent_executor.errors import Forbidden, Unavailable
+from agent_executor.issuer import Issuer
+from agent_executor.settings import SettingsError, load
+from agent_executor.tokens import Claims, Tokens
+
+NAME = "https://issuer.example"
+RSA = rsa.generate_private_key(65537, 2048)
+OTHER = rsa.generate_private_key(65537, 2048)
+WEAK = rsa.generate_private_key(65537, 1024)
+EC = ec.generate_private_key(ec.SECP256R1())
+ED = ed25519.Ed25519PrivateKey.generate()
+SECRET = b"a secret that the world knows, of 32 bytes"
+
+
+def jwk(key: Any, kid: str, **more: Any) -> dict[str, Any]:
+    algorithm = {rsa.RSAPrivateKey: "RS256", ec.EllipticCurvePrivateKey: "ES256"}
+    name = next((name for kind, name in algorithm.items() if isinstance(key, kind)), "EdDSA")
+    made = jwt.get_algorithm_by_name(name).to_jwk(key.public_key(), as_dict=True)
+    return {**made, "kid": kid, **more}
+
+
+class World:
+    """Stands for the issuer's server."""
+
+    def __init__(self) -> None:
+        self.keys: list[Any] = [jwk(RSA, "one", alg="RS256", use="sig"), jwk(EC, "ec"), jwk(ED, "ed")]
+        self.asked: list[str] = []
+        self.headers: list[Mapping[str, str]] = []
+        self.away = False
+        self.issuer = NAME
+        self.jwks_uri = f"{NAME}/keys"
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(str(request.url))
+        self.headers.append(request.headers)
+        if self.away:
+            raise httpx.ConnectError("away")
+        if request.url.path == "/keys":
+            return httpx.Response(200, json={"keys": self.keys})
+        return httpx.Response(200, json={"issuer": self.issuer, "jwks_uri": self.jwks_uri})
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def made(world: World, claims: Claims | None = None, **more: Any) -> Tokens:
+    http = httpx.AsyncClient(transport=httpx.MockTransport(world.answer))
+    return Tokens(Issuer(NAME, http, **more), "executor", claims or Claims(), 30)
+
+
+def good(**changed: Any) -> dict[str, Any]:
+    now = int(time.time())
+    claims = {"iss": NAME, "aud": "executor", "sub": "alice", "iat": now, "exp": now + 60, "scope": "jobs:read x"}
+    return {name: value for name, value in {**claims, **changed}.items() if value is not None}
+
+
+def sign(claims: dict[str, Any], key: Any = RSA, algorithm: str = "RS256", **header: Any) -> str:
+    headers = {name: value for name, value in {"kid": "one", **header}.items() if value is not None}
+    return jwt.encode(claims, key, algorithm, headers=headers)
+
+
+def raw(header: dict[str, Any], claims: dict[str, Any], signature: bytes = b"") -> str:
+    parts = (json.dumps(header).encode(), json.dumps(claims).encode(), signature)
+    return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
+
+
+@pytest.mark.parametrize(("key", "algorithm", "kid"), [(RSA, "RS256", "one"), (EC, "ES256", "ec"), (ED, "EdDSA", "ed")])
+async def test_a_good_token_is_let_in(world: World, key: Any, algorithm: str, kid: str) -> None:
+    claims = good()
+    admitted = await made(world).admit(sign(claims, key, algorithm, kid=kid))
+    assert admitted is not None
+    assert admitted[0] == Caller("alice", "default", frozenset({"jobs:read"}), claims["exp"])
+    assert admitted[1]()
+
+
+PEM = RSA.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def hmac_signed(header: dict[str, Any], key: bytes) -> str:
+    """With the public key as the secret of an HMAC, which PyJWT itself refuses to do."""
+    import hashlib
+    import hmac
+
+    unsigned = raw(header, good()).rpartition(".")[0]
+    digest = hmac.digest(key, unsigned.encode(), hashlib.sha256)
+    return f"{unsigned}.{base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
+
+
+NOW = int(time.time())
+WRONG = {
+    "nothing": "",
+    "no token": "x.y.z",
+    "an API key": "ae_abcdefghijkl_0",
+    "no algorithm": raw({"alg": "none", "kid": "one"}, good()),
+    "no algorithm, in other letters": raw({"alg": "nOnE", "kid": "one"}, good()),
+    "no algorithm and no key": raw({"alg": "none"}, good()),
+    "no header's object": "W10.W10.",
+    "the public key as a secret": hmac_signed({"alg": "HS256", "kid": "one"}, PEM),
+    "a secret": hmac_signed({"alg": "HS256", "kid": "one"}, SECRET),
+    "an algorithm that the key does not say": sign(good(), RSA, "RS512"),
+    "another's key": sign(good(), OTHER),
+    "another kind of key": sign(good(), EC, "ES256"),
+    "no kid": sign(good(), kid=None),
+    "a kid that is a path": sign(good(), kid="../../../../dev/null"),
+    "a kid that is SQL": sign(good(), kid="' or 1=1 --"),
+    "a kid that is a URL": sign(good(), kid="https://evil.example/key"),
+    "a kid that is long": sign(good(), kid="x" * 1000),
+    "a kid that is no text": raw({"alg": "RS256", "kid": 5}, good()),
+    "a key of its own": sign(good(), OTHER, jwk=jwk(OTHER, "one")),
+    "a key elsewhere": sign(good(), OTHER, jku="https://evil.example/keys", x5u="https://evil.example/cert"),
+    "what we do not understand": sign(good(), crit=["exp"]),
+    "what the library understands, and we do not": sign(good(), crit=["b64"], b64=True),
+    "nothing critical": raw({"alg": "RS256", "kid": "one", "crit": []}, good()),
+    "another type": sign(good(), typ="dpop+jwt"),
+    "a type that is no text": raw({"alg": "RS256", "kid": "one", "typ": 1}, good()),
+    "another issuer": sign(good(iss="https://evil.example")),
+    "no issuer": sign(good(iss=None)),
+    "another audience": sign(good(aud="somebody")),
+    "no audience": sign(good(aud=None)),
+    "no audience in a list": sign(good(aud=[])),
+    "no subject": sign(good(sub=None)),
+    "no end": sign(good(exp=None)),
+    "an end in the past": sign(good(exp=NOW - 31)),
+    "an end that is no number": sign(good(exp="tomorrow")),
+    "an end beyond numbers": raw({"alg": "RS256", "kid": "one"}, good(exp=10**400)),
+    "a begin in the future": sign(good(nbf=NOW + 3600)),
+    "made in the future": sign(good(iat=NOW + 3600)),
+    "a broken signature": sign(good())[:-8] + "AAAAAAAA",
+    "deep nesting": f"{base64.urlsafe_b64encode(b'[' * 9000).decode().rstrip('=')}.x.y",
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+async def test_anything_else_is_not(world: World, what: str) -> None:
+    world.keys.append(jwk(WEAK, "weak"))
+    assert await made(world).admit(WRONG[what]) is None
+    assert {httpx.URL(each).host for each in world.asked} <= {"issuer.example"}
+
+
+@pytest.mark.filterwarnings("ignore::jwt.InsecureKeyLengthWarning")
+@pytest.mark.parametrize(
+    "key",
+    [
+        jwk(OTHER, "two", use="enc"),
+        jwk(OTHER, "two", alg="RSA-OAEP"),
+        jwk(OTHER, "two", alg="none"),
+        {"kty": "oct", "kid": "two", "k": "c2VjcmV0"},
+        jwk(WEAK, "two"),
+    ],
+    ids=["for encryption", "of another algorithm", "of none", "symmetric", "too short"],
+)
+async def test_a_key_that_is_not_for_this_verifies_nothing(world: World, key: dict[str, Any]) -> None:
+    world.keys = [key, jwk(RSA, "one")]
+    tokens = made(world)
+    assert await tokens.admit(sign(good(), WEAK if "n" in key and len(key["n"]) < 200 else OTHER, kid="two")) is None
+    assert await tokens.admit(hmac_signed({"alg": "HS256", "kid": "two"}, b"secret")) is None
+    assert await tokens.admit(sign(good())) is not None
+
+
+async def test_clocks_may_differ_a_little(world: World) -> None:
+    tokens = made(world)
+    now = int(time.time())
+    admitted = await tokens.admit(sign(good(exp=now - 25, nbf=now + 25, iat=now + 25)))
+    assert admitted is not None
+    assert admitted[1]()
+
+
+async def test_a_stream_ends_with_its_token(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    admitted = await made(world).admit(sign(good()))
+    assert admitted is not None
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 91)
+    assert not admitted[1]()
+
+
+@pytest.mark.parametrize(
+    ("scope", "found"),
+    [
+        ("jobs:read jobs:submit nonsense", {"jobs:read", "jobs:submit"}),
+        (["jobs:read", 5, "nonsense", ["admin"]], {"jobs:read"}),
+        ("", set()),
+        ([], set()),
+        ({"admin": True}, set()),
+        (True, set()),
+        (None, {"metrics:read"}),
+    ],
+)
+async def test_scopes_come_from_their_claim_alone_if_there_is_one(world: World, scope: Any, found: set[str]) -> None:
+    claims = Claims(default_scopes=frozenset({"metrics:read"}), subjects=("al*",))
+    admitted = await made(world, claims).admit(sign(good(scope=scope)))
+    assert admitted is not None
+    assert admitted[0].scopes == found
+
+
+KUBERNETES = {
+    "sub": "system:serviceaccount:team-a:runner",
+    "kubernetes.io": {"namespace": "team-a", "serviceaccount": {"name": "runner"}},
+    "scope": None,
+    "aud": ["executor"],
+}
+
+
+async def test_a_service_account_of_kubernetes_is_let_in(world: World) -> None:
+    claims = Claims(
+        "/kubernetes.io/namespace", "scope", frozenset({"jobs:submit"}), ("system:serviceaccount:team-a:*",)
+    )
+    admitted = await made(world, claims).admit(sign(good(**KUBERNETES)))
+    assert admitted is not None
+    assert (admitted[0].name, admitted[0].tenant) == (KUBERNETES["sub"], "team-a")
+    assert admitted[0].scopes == {"jobs:submit"}
+    with pytest.raises(Forbidden):
+        await made(world, claims).admit(sign(good(**KUBERNETES | {"sub": "system:serviceaccount:team-b:runner"})))
+
+
+@pytest.mark.parametrize("tenant", [None, "", "a.b", 5, ["a"], "*"])
+async def test_a_token_without_the_tenant_it_has_to_name_is_of_no_use(world: World, tenant: Any) -> None:
+    with pytest.raises(Forbidden, match="tenant"):
+        await made(world, Claims(tenant="org")).admit(sign(good(org=tenant)))
+
+
+async def test_keys_are_fetched_once_and_when_they_were_rotated(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = made(world)
+    for _ in range(5):
+        assert await tokens.admit(sign(good()))
+    assert world.asked == [f"{NAME}/.well-known/openid-configuration", f"{NAME}/keys"]
+    world.keys = [jwk(OTHER, "two")]
+    for number in range(20):
+        assert await tokens.admit(sign(good(), OTHER, kid=f"unknown-{number}")) is None
+    assert len(world.asked) == 2  # nobody can have us flood the issuer
+    monkeypatch.setattr(issuer_module, "_PAUSE_S", 0)
+    assert await tokens.admit(sign(good(), OTHER, kid="two"))
+    assert await tokens.admit(sign(good())) is None  # what the issuer took away
+
+
+async def test_keys_serve_on_while_the_issuer_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = made(world)
+    world.away = True
+    with pytest.raises(Unavailable):
+        await tokens.admit(sign(good()))
+    world.away = False
+    monkeypatch.setattr(tokens._issuer, "_tried_at", None)
+    assert await tokens.admit(sign(good()))
+    world.away = True
+    monkeypatch.setattr(issuer_module, "_FRESH_S", 0)
+    monkeypatch.setattr(issuer_module, "_PAUSE_S", 0)
+    for _ in range(3):
+        assert await tokens.admit(sign(good()))
+    monkeypatch.setattr(issuer_module, "_KEPT_S", 0)
+    with pytest.raises(Unavailable):
+        await tokens.admit(sign(good()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"issuer": "https://evil.example"},
+        {"jwks_uri": "http://issuer.example/keys"},
+        {"keys": [{"kid": "x" * 100}] * 5_000},
+    ],
+)
+async def test_what_the_issuer_says_is_not_believed_blindly(world: World, change: dict[str, Any]) -> None:
+    vars(world).update(change)
+    with pytest.raises(Unavailable):
+        await made(world).admit(sign(good()))
+
+
+async def test_the_issuer_may_want_to_see_a_token(world: World, tmp_path: Any) -> None:
+    (tmp_path / "token").write_text("pod-token\n")
+    tokens = made(world, jwks_url=f"{NAME}/keys", token_path=str(tmp_path / "token"))
+    assert await tokens.admit(sign(good()))
+    assert world.asked == [f"{NAME}/keys"]
+    assert world.headers[0]["authorization"] == "Bearer pod-token"
+
+
+async def test_no_other_host_sees_that_token(world: World, tmp_path: Any) -> None:
+    (tmp_path / "token").write_text("pod-token\n")
+    world.jwks_uri = "https://elsewhere.example/keys"
+    assert await made(world, token_path=str(tmp_path / "token")).admit(sign(good()))
+    assert ["authorization" in each for each in world.headers] == [True, False]
+
+
+def test_what_a_jwt_needs_is_named(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTH_MODE", "jwt")
+    monkeypatch.setenv("AUTH_JWT_SCOPES", "jobs:read")
+    with pytest.raises(SettingsError, match="AUTH_JWT_ISSUER, AUTH_JWT_AUDIENCE, AUTH_JWT_SUBJECTS"):
+        load()
+    for name, value in (("ISSUER", NAME), ("AUDIENCE", "x"), ("SUBJECTS", "a*")):
+        monkeypatch.setenv(f"AUTH_JWT_{name}", value)
+    load()
+    for name, value in (("ISSUER", "http://issuer.example"), ("SCOPES", "jobs:all"), ("LEEWAY_S", "61")):
+        with monkeypatch.context() as changed:
+            changed.setenv(f"AUTH_JWT_{name}", value)
+            with pytest.raises(SettingsError, match=f"AUTH_JWT_{name}"):
+                load()
