@@ -177,6 +177,12 @@ async def test_a_key_that_is_not_for_this_verifies_nothing(world: World, key: di
     assert await tokens.admit(sign(good())) is not None
 
 
+async def test_no_key_is_looked_for_where_the_header_is_wrong(world: World) -> None:
+    for header in ({"crit": ["exp"]}, {"crit": []}, {"typ": "dpop+jwt"}, {"kid": ""}, {"kid": "x" * 257}):
+        assert await made(world).admit(raw({"alg": "RS256", "kid": "one", **header}, good())) is None
+    assert world.asked == []
+
+
 async def test_clocks_may_differ_a_little(world: World) -> None:
     tokens = made(world)
     now = int(time.time())
