@@ -11,6 +11,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -156,8 +157,9 @@ async def receive_event(
     service = _service(request)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     look = validation.look(service.graphs.names)
-    asked = await _read(request, lambda body: job.from_http(content_type, request.headers, body, look))
-    access.demand(request, "jobs:control" if isinstance(asked, Answer) else "jobs:submit")
+    read = await _read(request, lambda body: job.from_http(content_type, request.headers, body, look))
+    access.demand(request, "jobs:control" if isinstance(read, Answer) else "jobs:submit")
+    asked = replace(read, tenant=_tenant(request))
     wait_s = wait if wait is not None else _preferred_wait(request.headers.getlist("prefer"))
     try:
         if not wait_s:
@@ -178,7 +180,7 @@ async def submit_job(request: Request) -> Response:
     service = _service(request)
     look = validation.look(service.graphs.names)
     submission = await _read(request, lambda body: job.from_json(body, look))
-    return _accepted(await _accept(service, submission))
+    return _accepted(await _accept(service, replace(submission, tenant=_tenant(request))))
 
 
 @router.get("/v1/jobs", responses=_errors(400, 503))
@@ -188,9 +190,10 @@ async def list_jobs(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(max_length=2000, description="`next_cursor` of the page before")] = None,
 ) -> JobPage:
-    """Jobs, newest first, without their results."""
+    """Jobs of the caller's tenant, newest first, without their results."""
     service = _service(request)
-    rows = await service.ledger.jobs(status.value if status else None, limit + 1, _decode_cursor(cursor))
+    wanted = status.value if status else None
+    rows = await service.ledger.jobs(_tenant(request), wanted, limit + 1, _decode_cursor(cursor))
     page = rows[:limit]
     more = _encode_cursor(page[-1]["created_at"], page[-1]["job_id"]) if len(rows) > limit else None
     return JobPage(jobs=[JobView(**row) for row in page], next_cursor=more)
@@ -207,7 +210,7 @@ async def cancel_job(request: Request, job_id: str) -> Accepted:
     200 also for a job that was cancelled before.
     """
     service = _service(request)
-    ended = await service.ledger.cancel(_known_id(job_id))
+    ended = await service.ledger.cancel(_known_id(job_id), _tenant(request))
     if ended is not None:
         service.on_ended(ended)
         log.info("job_cancelled", job_id=job_id, trace_id=ended.trace_id)
@@ -222,7 +225,7 @@ async def cancel_job(request: Request, job_id: str) -> Accepted:
 async def redrive_job(request: Request, job_id: str) -> Accepted:
     """Run a failed job again, from its last checkpoint and with all its attempts before it. Its events begin anew."""
     service = _service(request)
-    await service.ledger.redrive(_known_id(job_id))
+    await service.ledger.redrive(_known_id(job_id), _tenant(request))
     await service.forget_events(job_id)
     log.info("job_redriven", job_id=job_id)
     return Accepted(job_id=job_id, status=Status.QUEUED)
@@ -242,7 +245,7 @@ async def resume_job(request: Request, job_id: str) -> Accepted:
     service = _service(request)
     known = _known_id(job_id)
     answer = await _read(request, lambda body: job.answer_from_json(known, body))
-    receipt = await _resume(service, answer, "")
+    receipt = await _resume(service, replace(answer, tenant=_tenant(request)), "")
     return Accepted(job_id=job_id, status=receipt.status)
 
 
@@ -264,16 +267,18 @@ async def follow_events(request: Request, job_id: str) -> Response:
 
     service = _service(request)
     position = first_position(request.headers.get("last-event-id"))
-    await service.ledger.job(_known_id(job_id))
+    tenant = _tenant(request)
+    await service.ledger.job(_known_id(job_id), tenant)
     if await is_over(service, job_id, position):
         return Response(status_code=204)
-    return EventSourceResponse(follow(service, job_id, position, request.state.holds), ping=15, sep="\n")
+    holds = request.state.holds
+    return EventSourceResponse(follow(service, job_id, tenant, position, holds), ping=15, sep="\n")
 
 
 @router.get("/v1/jobs/{job_id:path}", responses=_errors(404, 503))
 async def get_job(request: Request, job_id: str) -> JobView:
     """One job: status, times, and its result or error."""
-    row = await _service(request).ledger.job(_known_id(job_id))
+    row = await _service(request).ledger.job(_known_id(job_id), _tenant(request))
     if row["status"] == Status.COMPLETED:
         row["result"] = {"output": row["result"], "status": "completed"}
     return JobView(**row)
@@ -314,6 +319,11 @@ def _service(request: Request) -> Service:
     if service is None:
         raise Unavailable("the service is starting")
     return service
+
+
+def _tenant(request: Request) -> str:
+    """Whose jobs the caller submits and sees: what its credential says, and nothing in the request itself."""
+    return str(request.state.caller.tenant)
 
 
 async def _read(request: Request, read: Callable[[Any], T]) -> T:
@@ -360,7 +370,7 @@ async def _take_and_wait(service: Service, asked: Submission | Answer, wait_s: f
     with service.listener.finished(asked.job_id) as finished:
         receipt = await _take(service, asked, "data.")
         while True:
-            event = await service.ledger.outcome(asked.job_id)
+            event = await service.ledger.outcome(asked.job_id, asked.tenant)
             if event is not None:
                 return Response(strict_json.dumps(event), media_type=job.STRUCTURED)
             left = deadline - asyncio.get_running_loop().time()

@@ -14,7 +14,8 @@ from psycopg.rows import dict_row
 
 from . import sql
 from .api_keys import new_key
-from .callers import DEFAULT_TENANT, SCOPES, is_tenant
+from .callers import SCOPES, is_tenant
+from .job import DEFAULT_TENANT
 from .migrate import settings as database_settings
 from .migrate.errors import Refused
 

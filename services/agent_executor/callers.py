@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-DEFAULT_TENANT = "default"
+from .job import DEFAULT_TENANT
+
 ADMIN = "admin"
 SCOPES = frozenset({"jobs:submit", "jobs:read", "jobs:control", "definitions:validate", "metrics:read", ADMIN})
 """`admin` includes all others."""

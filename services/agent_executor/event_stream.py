@@ -70,20 +70,26 @@ def first_position(last_event_id: str | None) -> str:
 
 
 async def follow(
-    service: Service, job_id: str, position: str, holds: Callable[[], bool] = lambda: True
+    service: Service, job_id: str, tenant: str, position: str, holds: Callable[[], bool] = lambda: True
 ) -> AsyncIterator[ServerSentEvent]:
-    """Yield the events after `position` until the job's `end`, until the process goes down, or until the reader's
-    credential `holds` no more, which is looked at before each batch and about every second.
+    """Yield the events of a tenant's job after `position` until its `end`, until the process goes down, or until the
+    reader's credential `holds` no more, which is looked at before each batch and about every second.
 
     A reader that is cut off comes back with the last id it saw, here or at another process.
     """
     with service.streams.one() as going_down:
-        async for event in _follow(service, job_id, position, going_down, holds):
+        async for event in _follow(service, job_id, tenant, position, going_down=going_down, holds=holds):
             yield event
 
 
 async def _follow(
-    service: Service, job_id: str, position: str, going_down: asyncio.Task[Any], holds: Callable[[], bool]
+    service: Service,
+    job_id: str,
+    tenant: str,
+    position: str,
+    *,
+    going_down: asyncio.Task[Any],
+    holds: Callable[[], bool],
 ) -> AsyncIterator[ServerSentEvent]:
     warned, ended = False, None
     if await _missing(service, job_id, position):
@@ -111,7 +117,7 @@ async def _follow(
             yield _synthetic("end", {"status": ended})
             return
         else:
-            ended = await _ended(service, job_id)
+            ended = await _ended(service, job_id, tenant)
 
 
 async def _next(service: Service, job_id: str, position: str, block_ms: int = _BLOCK_MS) -> list[stream.Event]:
@@ -154,9 +160,9 @@ async def _last(service: Service, job_id: str) -> stream.Event | None:
         return None
 
 
-async def _ended(service: Service, job_id: str) -> str | None:
+async def _ended(service: Service, job_id: str, tenant: str) -> str | None:
     try:
-        status = (await service.ledger.job(job_id))["status"]
+        status = (await service.ledger.job(job_id, tenant))["status"]
     except Unavailable:
         return None
     return status if status in TERMINAL else None

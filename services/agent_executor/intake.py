@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import structlog
 from nats.aio.msg import Msg
@@ -51,10 +52,13 @@ log = structlog.get_logger()
 class Intake:
     """One per process; any number of processes share the durable consumer."""
 
-    def __init__(self, broker: Broker, ledger: Ledger, *, max_body_bytes: int, graphs: Collection[str] = ()) -> None:
-        """`graphs`: the names of the graphs from code that a definition may name."""
+    def __init__(
+        self, broker: Broker, ledger: Ledger, *, tenant: str, max_body_bytes: int, graphs: Collection[str] = ()
+    ) -> None:
+        """`tenant` has all jobs that arrive; `graphs`: the names of the graphs from code that a definition may name."""
         self._broker = broker
         self._ledger = ledger
+        self._tenant = tenant
         self._max_body_bytes = max_body_bytes
         self._graphs = graphs
         self._draining = asyncio.Event()
@@ -134,7 +138,8 @@ class Intake:
         log.info("job_resumed", job_id=answer.job_id, new=receipt.is_new, via=subject)
 
     def _read(self, data: bytes) -> Submission | Answer:
-        return job.from_event(strict_json.loads(data, "event"), validation.look(self._graphs))
+        read = job.from_event(strict_json.loads(data, "event"), validation.look(self._graphs))
+        return replace(read, tenant=self._tenant)
 
     async def _bury(self, message: Msg, error: AgentExecutorError) -> None:
         """Keep what can never be a job where an operator finds it, and tell whoever waits for the job it names."""

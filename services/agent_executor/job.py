@@ -52,6 +52,7 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
 }
 
 MAX_ID_CHARS = 256
+DEFAULT_TENANT = "default"
 M = TypeVar("M", bound=BaseModel)
 Look = Callable[[Any, str], list[Finding]]
 """Says what is wrong with a definition that was found at a path."""
@@ -116,7 +117,10 @@ class _Attributes(BaseModel):
 
 @dataclass(frozen=True)
 class Submission:
-    """A valid request for a job, from whichever way in. `source` and `event_id` are None for plain JSON."""
+    """A valid request for a job, from whichever way in. `source` and `event_id` are None for plain JSON.
+
+    `tenant` comes from the credential it was sent with; nothing in the request names it.
+    """
 
     job_id: str
     trace_id: str
@@ -125,6 +129,7 @@ class Submission:
     source: str | None = None
     event_id: str | None = None
     traceparent: str | None = None
+    tenant: str = DEFAULT_TENANT
 
     @property
     def body_hash(self) -> bytes:
@@ -137,7 +142,8 @@ class Submission:
 class Answer:
     """A valid answer to what an interrupted job asks, from whichever way in.
 
-    `interrupt_id` may be None where one interrupt is pending. `request_id` tells a repeated answer.
+    `interrupt_id` may be None where one interrupt is pending. `request_id` tells a repeated answer. `tenant` is whose
+    jobs it may answer, and comes from the credential.
     """
 
     job_id: str
@@ -145,6 +151,7 @@ class Answer:
     interrupt_id: str | None = None
     request_id: str | None = None
     traceparent: str | None = None
+    tenant: str = DEFAULT_TENANT
 
 
 @dataclass(frozen=True)

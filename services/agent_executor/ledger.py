@@ -31,7 +31,7 @@ from .announcements import (
 )
 from .database import Pool
 from .errors import Cancelled, Conflict, LeaseLost, NotFound, WorkerLost
-from .job import TERMINAL, TRANSITIONS, Answer, Outcome, Status, Submission
+from .job import DEFAULT_TENANT, TERMINAL, TRANSITIONS, Answer, Outcome, Status, Submission
 
 QUEUED_CHANNEL = "agent_executor_queued"
 FINISHED_CHANNEL = "agent_executor_finished"
@@ -58,6 +58,7 @@ class Claim:
     event_id: str | None = None
     answers: dict[str, Any] = field(default_factory=dict)
     age_s: float = 0
+    tenant: str = DEFAULT_TENANT
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,10 @@ class Ended:
 
 
 class Ledger:
-    """The queries, as methods. Each raises Unavailable when PostgreSQL is away or has not been migrated."""
+    """The queries, as methods. Each raises Unavailable when PostgreSQL is away or has not been migrated.
+
+    What serves a caller is told its tenant; to it the jobs of other tenants are not there.
+    """
 
     def __init__(self, pool: Pool, *, lease_s: float = 9, max_attempts: int = 3, sink: bool = False) -> None:
         """`sink`: outcomes go to K_SINK as well as to NATS."""
@@ -96,15 +100,16 @@ class Ledger:
         A request for a finished job has its outcome announced again; for a waiting or running one nothing changes.
 
         Raises:
-            Conflict: the job id is taken by other content, or the event's source and id by another job.
+            Conflict: the job id is taken by other content or another tenant, which look the same, or the event's source
+                and id by another job of the tenant.
         """
-        body_hash = submission.body_hash
         row = {
             "job_id": submission.job_id,
+            "tenant": submission.tenant,
             "trace_id": submission.trace_id,
             "source": submission.source,
             "event_id": submission.event_id,
-            "body_hash": body_hash,
+            "body_hash": submission.body_hash,
             "definition": strict_json.dumps(submission.definition).decode(),
             "input": strict_json.dumps(submission.input).decode(),
             "traceparent": traceparent,
@@ -117,12 +122,12 @@ class Ledger:
             if not owners or any(owner["job_id"] != submission.job_id for owner in owners):
                 raise Conflict("this event's source and id belong to another job")
             [owner] = owners
-            if bytes(owner["body_hash"]) != body_hash:
+            if not owner["is_same"]:
                 raise Conflict(f"job {submission.job_id} exists with another definition or input")
             status = Status(owner["status"])
             if status in TERMINAL:
-                request = {"job_id": submission.job_id, "request_id": submission.event_id or uuid.uuid4().hex}
-                await connection.execute(SQL["announce_again"], request)
+                request_id = submission.event_id or uuid.uuid4().hex
+                await connection.execute(SQL["announce_again"], row | {"request_id": request_id})
             return Receipt(submission.job_id, status, is_new=False)
 
     async def claim(self, owner: str, slots: int, held: Collection[str] = (), *, take_over: bool = True) -> list[Claim]:
@@ -169,8 +174,9 @@ class Ledger:
             announced.append(dead_letter(claim, event_id, outcome.error))
         crash.point("before_commit")
         running = [Status.RUNNING]
+        held = (claim.job_id, claim.tenant, claim.fence)
         if not await self._finish(
-            claim.job_id, claim.fence, event_id, outcome, announced, out_of=running, event_count=event_count
+            *held, event_id, outcome, announced=announced, out_of=running, event_count=event_count
         ):
             raise LeaseLost(f"job {claim.job_id} is no longer held under fence {claim.fence}")
         crash.point("after_commit")
@@ -187,7 +193,7 @@ class Ledger:
             LeaseLost: another worker has claimed the job since.
         """
         while True:  # until no answer comes between the look and the act
-            row = await self._asked(claim.job_id)
+            row = await self._asked(claim.job_id, claim.tenant)
             if row["fence"] != claim.fence or row["status"] in TERMINAL:
                 raise LeaseLost(f"job {claim.job_id} is no longer held under fence {claim.fence}")
             if row["status"] != Status.RUNNING:  # it was done, and the answer to that was lost
@@ -226,7 +232,7 @@ class Ledger:
             InvalidInput: it does not say which of several interrupts it answers, or it does not decide an approval.
         """
         while True:  # until nobody changes the job between the look and the act
-            row = await self._asked(answer.job_id)
+            row = await self._asked(answer.job_id, answer.tenant)
             if _is_repeated(answer, row["answers"]):
                 return Receipt(answer.job_id, Status(row["status"]), is_new=False)
             question = _question(answer, row, prefix)
@@ -234,6 +240,7 @@ class Ledger:
             done = await self._rows(
                 "resume",
                 job_id=answer.job_id,
+                tenant=answer.tenant,
                 fence=row["fence"],
                 status=row["status"],
                 answer_count=row["answer_count"],
@@ -255,14 +262,13 @@ class Ledger:
             event_id = outcome_id(claim.job_id, claim.fence + 1)
             announced = self._letters(claim.job_id, event_id, outcome, claim.traceparent)
             announced.append(dead_letter(claim, event_id, outcome.error or {}))
-            done = await self._finish(
-                claim.job_id, claim.fence, event_id, outcome, announced, out_of=[Status.RUNNING], if_silent=True
-            )
-            if done:
+            held = (claim.job_id, claim.tenant, claim.fence)
+            running = [Status.RUNNING]
+            if await self._finish(*held, event_id, outcome, announced=announced, out_of=running, if_silent=True):
                 ended.append(Ended(claim.job_id, claim.trace_id, claim.fence + 1, outcome))
         return ended
 
-    async def cancel(self, job_id: str) -> Ended | None:
+    async def cancel(self, job_id: str, tenant: str) -> Ended | None:
         """End a job, wherever it is; None when it is cancelled already.
 
         Its fence is raised, so that a worker that still runs it can record nothing more.
@@ -272,7 +278,7 @@ class Ledger:
             Conflict: it has ended otherwise.
         """
         while True:  # until nobody claims or releases it between the look and the act
-            row = await self.job(job_id)
+            row = await self.job(job_id, tenant)
             if row["status"] == Status.CANCELLED:
                 return None
             if row["status"] not in _CANCELLABLE:
@@ -280,44 +286,47 @@ class Ledger:
             outcome = Outcome(Status.CANCELLED, error=_failed(Cancelled(f"job {job_id} was cancelled")).error)
             event_id = outcome_id(job_id, row["fence"] + 1)
             announced = self._letters(job_id, event_id, outcome, row["traceparent"])
-            if await self._finish(job_id, row["fence"], event_id, outcome, announced, out_of=_CANCELLABLE, raised=True):
+            seen = (job_id, tenant, row["fence"])
+            if await self._finish(*seen, event_id, outcome, announced=announced, out_of=_CANCELLABLE, raised=True):
                 return Ended(job_id, row["trace_id"], row["fence"] + 1, outcome)
 
-    async def redrive(self, job_id: str) -> None:
+    async def redrive(self, job_id: str, tenant: str) -> None:
         """Run a failed job again, from its last checkpoint and with all its attempts before it.
 
         Raises:
             NotFound: no such job.
             Conflict: it has not failed.
         """
-        if not await self._rows("redrive", job_id=job_id):
-            status = (await self.job(job_id))["status"]
+        if not await self._rows("redrive", job_id=job_id, tenant=tenant):
+            status = (await self.job(job_id, tenant))["status"]
             raise Conflict(f"job {job_id} is {status}; only a failed job can be redriven")
 
     async def announce_rejection(self, job_id: str, event: dict[str, Any]) -> None:
-        """Announce that a request was refused, unless a job of that id exists: its outcome is its own."""
+        """Announce that a request was refused, unless a job of that id exists, whosever: its outcome is its own."""
         announced = letters(f"{STATUS_SUBJECT}failed", event, sink=self._sink)
         await self._rows("announce_rejection", job_id=job_id, **columns(announced))
 
-    async def job(self, job_id: str) -> DictRow:
+    async def job(self, job_id: str, tenant: str) -> DictRow:
         """One job's row, without its definition and input; `interrupts` are those that wait for an answer, or None.
 
         Raises NotFound.
         """
-        rows = await self._rows("job", job_id=job_id)
+        rows = await self._rows("job", job_id=job_id, tenant=tenant)
         if not rows:
             raise NotFound(f"no job {job_id}")
         [row] = rows
         return {**row, "interrupts": interrupts.unanswered(row["interrupts"], row["answered"]) or None}
 
-    async def jobs(self, status: str | None, limit: int, before: tuple[datetime, str] | None) -> list[DictRow]:
-        """A page of jobs, newest first, older than `before` (created_at, job_id)."""
+    async def jobs(
+        self, tenant: str, status: str | None, limit: int, before: tuple[datetime, str] | None
+    ) -> list[DictRow]:
+        """A page of a tenant's jobs, newest first, older than `before` (created_at, job_id)."""
         at, job_id = before if before is not None else (None, None)
-        return await self._rows("jobs", status=status, limit=limit, before=at, before_id=job_id)
+        return await self._rows("jobs", tenant=tenant, status=status, limit=limit, before=at, before_id=job_id)
 
-    async def outcome(self, job_id: str) -> dict[str, Any] | None:
+    async def outcome(self, job_id: str, tenant: str) -> dict[str, Any] | None:
         """The outgoing CloudEvent of a finished job, None before."""
-        rows = await self._rows("outcome", job_id=job_id)
+        rows = await self._rows("outcome", job_id=job_id, tenant=tenant)
         return rows[0]["event"] if rows else None
 
     async def endings(self, job_ids: Collection[str]) -> list[Ended]:
@@ -344,8 +353,8 @@ class Ledger:
         await self._rows("ping")
         return True
 
-    async def _asked(self, job_id: str) -> DictRow:
-        rows = await self._rows("answers", job_id=job_id)
+    async def _asked(self, job_id: str, tenant: str) -> DictRow:
+        rows = await self._rows("answers", job_id=job_id, tenant=tenant)
         if not rows:
             raise NotFound(f"no job {job_id}")
         return rows[0]
@@ -357,11 +366,12 @@ class Ledger:
     async def _finish(
         self,
         job_id: str,
+        tenant: str,
         fence: int,
         event_id: str,
         outcome: Outcome,
-        announced: Sequence[Letter],
         *,
+        announced: Sequence[Letter],
         out_of: Sequence[str],
         if_silent: bool = False,
         raised: bool = False,
@@ -370,6 +380,7 @@ class Ledger:
         rows = await self._rows(
             "finish",
             job_id=job_id,
+            tenant=tenant,
             fence=fence,
             raise_fence=int(raised or if_silent),
             out_of=list(out_of),

@@ -1,18 +1,22 @@
 -- Every query on the jobs table, its answers and its outbox. Each has a name, loaded by `ledger`, and one idea.
--- Times are the database's; a worker's clock decides nothing.
+-- Times are the database's; a worker's clock decides nothing. What serves a caller takes the caller's tenant, and finds no
+-- job of another; workers see all jobs.
 
 -- name: accept
--- Take a job in. No row comes back when the job id, or the event's source and id, are taken.
-insert into jobs (job_id, trace_id, source, event_id, body_hash, definition, input, traceparent)
-values (%(job_id)s, %(trace_id)s, %(source)s, %(event_id)s, %(body_hash)s, %(definition)s, %(input)s, %(traceparent)s)
+-- Take a job in. No row comes back when the job id is taken, by whomever, or the event's source and id within the tenant.
+insert into jobs (job_id, tenant, trace_id, source, event_id, body_hash, definition, input, traceparent)
+values (
+    %(job_id)s, %(tenant)s, %(trace_id)s, %(source)s, %(event_id)s, %(body_hash)s, %(definition)s, %(input)s,
+    %(traceparent)s
+)
 on conflict do nothing
 returning job_id;
 
 -- name: owner
--- Who holds this job id, or this event's source and id.
-select job_id, body_hash, status, outcome_id
+-- Who holds this job id, or this event's source and id. Another tenant's job is like one of another body.
+select job_id, status, tenant = %(tenant)s and body_hash = %(body_hash)s as is_same
 from jobs
-where job_id = %(job_id)s or (source = %(source)s and event_id = %(event_id)s)
+where job_id = %(job_id)s or (tenant = %(tenant)s and source = %(source)s and event_id = %(event_id)s)
 order by job_id = %(job_id)s desc;
 
 -- name: wake_workers
@@ -53,7 +57,7 @@ set status = 'running', attempt = attempt + case when excused then 0 else 1 end,
     started_at = coalesce(started_at, now()), updated_at = now()
 from found
 where jobs.job_id = found.job_id
-returning jobs.job_id, trace_id, source, event_id, definition, input, traceparent, attempt, fence, coalesce(
+returning jobs.job_id, tenant, trace_id, source, event_id, definition, input, traceparent, attempt, fence, coalesce(
     (select json_object_agg(interrupt_id, value) from answers where answers.job_id = jobs.job_id), '{}'
 ) as answers, extract(epoch from now() - started_at)::float8 as age_s;
 
@@ -84,7 +88,7 @@ with finished as (
     update jobs
     set status = %(status)s, result = %(result)s, error = %(error)s, outcome_id = %(outcome_id)s,
         interrupts = null, fence = fence + %(raise_fence)s, event_count = %(event_count)s, lease_owner = null, lease_until = null, finished_at = now(), updated_at = now()
-    where job_id = %(job_id)s and fence = %(fence)s and status = any(%(out_of)s::text[])
+    where job_id = %(job_id)s and tenant = %(tenant)s and fence = %(fence)s and status = any(%(out_of)s::text[])
         and (not %(if_silent)s or lease_until < now())
     returning job_id
 ), announced as (
@@ -95,7 +99,7 @@ with finished as (
 )
 select pg_notify('agent_executor_finished', job_id)::text from finished
 union all
-select '' from jobs where job_id = %(job_id)s and outcome_id = %(outcome_id)s;
+select '' from jobs where job_id = %(job_id)s and tenant = %(tenant)s and outcome_id = %(outcome_id)s;
 
 -- name: interrupt
 -- Record what a job asks and the events that announce it, together; or, where a part of it was answered meanwhile, put it
@@ -127,7 +131,8 @@ with answered as (
         attempt = case when status = 'interrupted' then 0 else attempt end,
         due_at = case when status = 'interrupted' then now() else due_at end,
         answer_count = answer_count + 1, updated_at = now()
-    where job_id = %(job_id)s and fence = %(fence)s and status = %(status)s and answer_count = %(answer_count)s
+    where job_id = %(job_id)s and tenant = %(tenant)s and fence = %(fence)s and status = %(status)s
+        and answer_count = %(answer_count)s
     returning job_id, status
 ), stored as (
     insert into answers (job_id, interrupt_id, value, request_id)
@@ -141,11 +146,11 @@ select status, fence, trace_id, interrupts, answer_count, coalesce(
     (select json_agg(answers order by answered_at) from answers where answers.job_id = jobs.job_id), '[]'
 ) as answers
 from jobs
-where job_id = %(job_id)s;
+where job_id = %(job_id)s and tenant = %(tenant)s;
 
 -- name: silent_for_good
 -- Running jobs whose worker fell silent in their last attempt, and not because PostgreSQL was started since.
-select job_id, trace_id, source, event_id, definition, input, traceparent, attempt, fence
+select job_id, tenant, trace_id, source, event_id, definition, input, traceparent, attempt, fence
 from jobs
 where status = 'running' and lease_until < now() and attempt >= %(max_attempts)s
     and pg_postmaster_start_time() <= lease_until - make_interval(secs => %(lease_s)s)
@@ -157,7 +162,7 @@ with redriven as (
     update jobs
     set status = 'queued', attempt = 0, due_at = now(), result = null, error = null, outcome_id = null,
         finished_at = null, updated_at = now()
-    where job_id = %(job_id)s and status = 'failed'
+    where job_id = %(job_id)s and tenant = %(tenant)s and status = 'failed'
     returning job_id
 )
 select pg_notify('agent_executor_queued', '') from redriven;
@@ -170,7 +175,7 @@ from jobs join lateral (
     select subject, event from outbox
     where outbox.job_id = jobs.job_id and msg_id = jobs.outcome_id
 ) stored on true
-where job_id = %(job_id)s and outcome_id is not null
+where job_id = %(job_id)s and tenant = %(tenant)s and outcome_id is not null
 on conflict (msg_id) do update set published_at = null, due_at = now(), tries = 0;
 
 -- name: job
@@ -178,13 +183,13 @@ select job_id, trace_id, traceparent, status, attempt, fence, result, error, cre
     updated_at, interrupts,
     array(select interrupt_id from answers where answers.job_id = jobs.job_id) as answered
 from jobs
-where job_id = %(job_id)s;
+where job_id = %(job_id)s and tenant = %(tenant)s;
 
 -- name: jobs
--- A page of jobs, newest first; the cursor is the last row of the page before.
+-- A page of a tenant's jobs, newest first; the cursor is the last row of the page before.
 select job_id, trace_id, status, attempt, created_at, due_at, started_at, finished_at, updated_at
 from jobs
-where (%(status)s::text is null or status = %(status)s)
+where tenant = %(tenant)s and (%(status)s::text is null or status = %(status)s)
   and (%(before)s::timestamptz is null or (created_at, job_id) < (%(before)s, %(before_id)s))
 order by created_at desc, job_id desc
 limit %(limit)s;
@@ -193,10 +198,10 @@ limit %(limit)s;
 -- The event that announced this job's outcome, if it has one.
 select outbox.event
 from jobs join outbox on outbox.job_id = jobs.job_id and outbox.msg_id = jobs.outcome_id
-where jobs.job_id = %(job_id)s;
+where jobs.job_id = %(job_id)s and jobs.tenant = %(tenant)s;
 
 -- name: announce_rejection
--- A failed event for a request that never became a job, once; silent where the job exists.
+-- A failed event for a request that never became a job, once; silent where the job exists, whosever it is.
 insert into outbox (msg_id, job_id, target, subject, event)
 select msg_id, %(job_id)s, target, subject, event::json
 from unnest(%(msg_ids)s::text[], %(targets)s::text[], %(subjects)s::text[], %(events)s::text[])

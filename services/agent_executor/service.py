@@ -89,7 +89,13 @@ class Service:
         if settings.k_sink is not None:
             self._outboxes.append(Outbox(self.pool, "sink", to_sink(self._http, settings.k_sink)))
         credentials.on_rotated = self._renew_broker
-        self._intake = Intake(self._broker, self.ledger, max_body_bytes=settings.max_body_bytes, graphs=graphs.names)
+        self._intake = Intake(
+            self._broker,
+            self.ledger,
+            tenant=settings.nats_tenant,
+            max_body_bytes=settings.max_body_bytes,
+            graphs=graphs.names,
+        )
         self._sandbox = _sandbox(settings)
         self._leases = Leases(dsn, settings.lease_s)
         self._worker = Worker(

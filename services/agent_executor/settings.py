@@ -18,7 +18,7 @@ from .addresses import check_nats, check_redis
 from .callers import SCOPES
 from .crash import Point
 from .errors import AgentExecutorError, Finding
-from .job import findings_of
+from .job import DEFAULT_TENANT, findings_of
 from .loopback import is_loopback
 
 # Frozen or cut off, we may hold no lock for longer than this; and the server is to notice that we are cut off.
@@ -102,6 +102,9 @@ class Settings(BaseSettings):
     )
     nats_stream_name: str = Field("AGENT_EXECUTION", description="stream that jobs arrive on")
     nats_consumer_group: str = Field("agent-executor-workers", description="durable consumer that all workers share")
+    nats_tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = Field(
+        DEFAULT_TENANT, description="tenant of the jobs that arrive on that stream"
+    )
     langgraph_config: str | None = Field(None, description="path of a langgraph.json whose `graphs` jobs may name")
     k_sink: Annotated[str, AfterValidator(_http_url)] | None = Field(
         None, description="URL that results are POSTed to as well (set by a Knative SinkBinding)"

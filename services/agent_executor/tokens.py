@@ -14,9 +14,10 @@ from typing import Any
 
 import jwt
 
-from .callers import DEFAULT_TENANT, SCOPES, Caller, Holds, is_tenant
+from .callers import SCOPES, Caller, Holds, is_tenant
 from .errors import Forbidden
 from .issuer import Issuer
+from .job import DEFAULT_TENANT
 
 _TYPES = frozenset({"jwt", "at+jwt"})
 _REQUIRED = ["exp", "iss", "aud", "sub"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
 import pytest
@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 from agent_executor import database as connections
 from agent_executor import job
 from agent_executor.announcements import outcome_id
-from agent_executor.errors import Conflict, LeaseLost
+from agent_executor.errors import Conflict, LeaseLost, NotFound
 from agent_executor.job import TERMINAL, Outcome, Status
 from agent_executor.leases import SQL
 from agent_executor.ledger import Claim, Ledger
@@ -37,6 +37,7 @@ T = TypeVar("T")
 LEASE_S = 1.0
 MAX_ATTEMPTS = 2
 OWNERS = st.sampled_from(["w1", "w2", "w3"])
+TENANTS = st.sampled_from(["north", "south"])
 JOB_IDS = st.sampled_from(["a", "b"])
 ERROR = {"message": "no luck", "type": "ValueError", "stack_trace": ""}
 DONE = Outcome(Status.COMPLETED, result="5")
@@ -45,8 +46,10 @@ BUSY = Outcome(Status.FAILED, error=ERROR, may_pass=True)
 
 @dataclass
 class Model:
-    """What we believe of one job."""
+    """What we believe of one job. The tenant and the text are those of the first request for it."""
 
+    tenant: str
+    text: str
     status: str = "queued"
     attempt: int = 0
     fence: int = 0
@@ -96,20 +99,19 @@ class LedgerMachine(RuleBasedStateMachine):
         if self.losing:
             raise TimeoutError
 
-    @rule(job_id=JOB_IDS, text=st.sampled_from(["2+3?", "4+5?"]))
-    def submit(self, job_id: str, text: str) -> None:
+    @rule(job_id=JOB_IDS, tenant=TENANTS, text=st.sampled_from(["2+3?", "4+5?"]))
+    def submit(self, job_id: str, tenant: str, text: str) -> None:
         body = DATA | {"job_id": job_id, "input_payload": {"messages": [{"role": "user", "content": text}]}}
-        first = self.jobs.setdefault(job_id, Model())
-        known = getattr(first, "text", None)
+        is_new = job_id not in self.jobs
+        first = self.jobs.setdefault(job_id, Model(tenant, text))
         try:
-            receipt = self._do(self.ledger.accept(job.from_json(body)))
+            receipt = self._do(self.ledger.accept(replace(job.from_json(body), tenant=tenant)))
         except Conflict:
-            assert known not in (None, text)
+            assert (first.tenant, first.text) != (tenant, text)
             return
-        assert known in (None, text)
-        assert receipt.is_new == (known is None)
+        assert (first.tenant, first.text) == (tenant, text)
+        assert receipt.is_new == is_new
         assert receipt.status == first.status
-        first.text = text  # type: ignore[attr-defined]
 
     @precondition(lambda self: self._any("queued", "running"))
     @rule(
@@ -135,7 +137,7 @@ class LedgerMachine(RuleBasedStateMachine):
             counted = model.status == "queued" or model.owner != owner
             model.attempt, model.fence = model.attempt + counted, model.fence + 1
             model.status, model.owner, model.is_silent = "running", owner, False
-            assert (claim.attempt, claim.fence) == (model.attempt, model.fence)
+            assert (claim.attempt, claim.fence, claim.tenant) == (model.attempt, model.fence, model.tenant)
             if not answer_lost:
                 self.held[owner][claim.job_id] = claim.fence
         return multiple() if answer_lost else multiple(*given)
@@ -223,30 +225,38 @@ class LedgerMachine(RuleBasedStateMachine):
             self.jobs[claim.job_id].attempt -= 1
 
     @precondition(lambda self: self.jobs)
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), tenant=TENANTS)
+    def cancel(self, data: st.DataObject, tenant: str) -> None:
         job_id = data.draw(st.sampled_from(sorted(self.jobs)))
         model = self.jobs[job_id]
+        if model.tenant != tenant:
+            with pytest.raises(NotFound):
+                self._do(self.ledger.cancel(job_id, tenant))
+            return
         if model.status in ("completed", "failed"):
             with pytest.raises(Conflict):
-                self._do(self.ledger.cancel(job_id))
+                self._do(self.ledger.cancel(job_id, tenant))
             return
-        ended = self._do(self.ledger.cancel(job_id))
+        ended = self._do(self.ledger.cancel(job_id, tenant))
         assert (ended is None) == (model.status == "cancelled")
         if ended is not None:
             model.fence += 1
             model.end("cancelled", job_id, model.fence)
 
     @precondition(lambda self: self.jobs)
-    @rule(data=st.data())
-    def redrive(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), tenant=TENANTS)
+    def redrive(self, data: st.DataObject, tenant: str) -> None:
         job_id = data.draw(st.sampled_from(sorted(self.jobs)))
         model = self.jobs[job_id]
+        if model.tenant != tenant:
+            with pytest.raises(NotFound):
+                self._do(self.ledger.redrive(job_id, tenant))
+            return
         if model.status != "failed":
             with pytest.raises(Conflict):
-                self._do(self.ledger.redrive(job_id))
+                self._do(self.ledger.redrive(job_id, tenant))
             return
-        self._do(self.ledger.redrive(job_id))
+        self._do(self.ledger.redrive(job_id, tenant))
         model.wait()
         model.attempt = 0
 

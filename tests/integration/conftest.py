@@ -13,6 +13,7 @@ from tests.integration.fixtures.operator import gate, operator
 from tests.integration.fixtures.postgres import database, own_postgres, shared_database, template
 from tests.integration.fixtures.redis import own_redis
 from tests.integration.fixtures.service import place, service, start_service
+from tests.integration.fixtures.tenants import tenants
 from tier3.stack import Stack, start
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "stack",
     "start_service",
     "template",
+    "tenants",
 ]
 
 

@@ -14,6 +14,7 @@ from agent_executor import database as connections
 from agent_executor import job
 from agent_executor.announcements import interrupted_event, outcome_id
 from agent_executor.errors import Conflict, InvalidInput, LeaseLost, NotFound
+from agent_executor.job import DEFAULT_TENANT as TENANT
 from agent_executor.job import TERMINAL, TRANSITIONS, Answer, Outcome, Status
 from agent_executor.ledger import Claim, Ledger, Receipt
 from tests.definitions import DATA
@@ -174,7 +175,7 @@ async def test_a_failure_that_may_pass_waits_longer_each_time(ledger: Ledger, da
         delays.append(delay)
     assert 1 <= delays[0] <= 2
     assert 2 <= delays[1] <= 4
-    shown = await ledger.job("a")
+    shown = await ledger.job("a", TENANT)
     assert (shown["status"], shown["error"]) == ("queued", ERROR)
 
 
@@ -203,7 +204,7 @@ async def test_a_job_that_silenced_its_worker_in_every_attempt_fails(ledger: Led
     [ended] = await ledger.fail_silent()
     assert (ended.job_id, ended.fence, ended.outcome.status) == ("a", 4, Status.FAILED)
     assert row(database) == ("failed", 3, 4)
-    assert (await ledger.job("a"))["error"]["type"] == "WorkerLost"
+    assert (await ledger.job("a", TENANT))["error"]["type"] == "WorkerLost"
     assert "agent.dead.attempts" in {subject for _, subject, _ in letters(database)}
     assert await ledger.fail_silent() == []
 
@@ -239,38 +240,38 @@ async def test_a_job_is_cancelled_wherever_it_is(ledger: Ledger, database: Datab
         assert claim is not None
         await ledger.interrupt(claim, [{"id": "one", "value": 1}], None)
     fence = row(database)[2]
-    ended = await ledger.cancel("a")
+    ended = await ledger.cancel("a", TENANT)
     assert ended is not None
     assert (ended.fence, ended.outcome.status) == (fence + 1, Status.CANCELLED)
     assert row(database)[0] == "cancelled"
     assert [subject for _, subject, _ in letters(database)][-2:] == ["agent.status.failed"] * 2
-    event = await ledger.outcome("a")
+    event = await ledger.outcome("a", TENANT)
     assert event is not None
     assert event["data"]["error"]["type"] == "Cancelled"
     if claim is not None:
         with pytest.raises(LeaseLost):
             await ledger.finish(claim, DONE, None)
-    assert await ledger.cancel("a") is None
+    assert await ledger.cancel("a", TENANT) is None
 
 
 async def test_what_has_ended_is_not_cancelled(ledger: Ledger) -> None:
     await submit(ledger, "a")
     await ledger.finish(await claimed(ledger), DONE, None)
     with pytest.raises(Conflict, match="completed"):
-        await ledger.cancel("a")
+        await ledger.cancel("a", TENANT)
     with pytest.raises(NotFound):
-        await ledger.cancel("b")
+        await ledger.cancel("b", TENANT)
 
 
 async def test_a_failed_job_is_redriven_with_all_its_attempts(ledger: Ledger, database: Database) -> None:
     await submit(ledger, "a")
     await ledger.finish(await claimed(ledger), FAILED, None)
-    await ledger.redrive("a")
+    await ledger.redrive("a", TENANT)
     assert row(database) == ("queued", 0, 1)
     claim = await claimed(ledger)
     assert (claim.attempt, claim.fence) == (1, 2)
     await ledger.finish(claim, DONE, None)
-    assert (await ledger.job("a"))["error"] is None
+    assert (await ledger.job("a", TENANT))["error"] is None
     assert len({msg_id for _, _, msg_id in letters(database)}) == 4
 
 
@@ -280,9 +281,9 @@ async def test_only_a_failed_job_is_redriven(ledger: Ledger, outcome: Outcome | 
     if outcome is not None:
         await ledger.finish(await claimed(ledger), outcome, None)
     with pytest.raises(Conflict, match="only a failed job"):
-        await ledger.redrive("a")
+        await ledger.redrive("a", TENANT)
     with pytest.raises(NotFound):
-        await ledger.redrive("b")
+        await ledger.redrive("b", TENANT)
 
 
 @pytest.mark.parametrize(("before", "after"), [*product(Status, Status)])
@@ -393,17 +394,17 @@ async def test_a_job_that_asks_waits_and_goes_on_with_its_answer(ledger: Ledger,
     await submit(ledger, "a")
     claim = await asks(ledger)
     assert row(database) == ("interrupted", 0, 1)
-    assert (await ledger.job("a"))["interrupts"] == ASKED[:1]
+    assert (await ledger.job("a", TENANT))["interrupts"] == ASKED[:1]
     event_id = interrupted_event("a", 1, [], None)["id"]
     subject = "agent.status.interrupted"
     assert letters(database) == [("nats", subject, event_id), ("sink", subject, f"{event_id}:sink")]
     assert await ledger.claim("worker", 1) == []
     assert await ledger.resume(Answer("a", None)) == Receipt("a", Status.QUEUED, is_new=True)
-    assert (await ledger.job("a"))["interrupts"] is None
+    assert (await ledger.job("a", TENANT))["interrupts"] is None
     again = await claimed(ledger)
     assert (again.answers, again.attempt, again.fence) == ({"one": None}, 1, 2)
     await ledger.finish(again, DONE, None)
-    assert (await ledger.job("a"))["interrupts"] is None
+    assert (await ledger.job("a", TENANT))["interrupts"] is None
     assert claim.answers == {}
 
 
@@ -424,7 +425,7 @@ async def test_who_lost_a_job_does_not_interrupt_it(ledger: Ledger, database: Da
     await submit(ledger, "a")
     claim = await claimed(ledger)
     if lost == "cancelled":
-        await ledger.cancel("a")
+        await ledger.cancel("a", TENANT)
     else:
         expire(database)
         await claimed(ledger, "another")
@@ -441,7 +442,7 @@ async def test_answers_to_one_asking_are_used_as_they_come(ledger: Ledger, datab
     await ledger.resume(Answer("a", 2, "two"))
     claim = await claimed(ledger)
     assert claim.answers == {"two": 2}
-    assert (await ledger.job("a"))["interrupts"] == ASKED[:1]
+    assert (await ledger.job("a", TENANT))["interrupts"] == ASKED[:1]
     assert await ledger.resume(Answer("a", 1)) == Receipt("a", Status.RUNNING, is_new=True)
     written = letters(database)
     assert await ledger.interrupt(claim, ASKED[:1], None) is Status.QUEUED  # the answer was faster
@@ -477,7 +478,7 @@ async def test_an_answer_that_the_graph_did_not_take_is_asked_for_again(ledger: 
     await ledger.resume(Answer("a", 2, "two"))
     assert await ledger.interrupt(await claimed(ledger), ASKED[:1], None) is Status.INTERRUPTED
     assert answers(database) == {"two": 2}
-    assert (await ledger.job("a"))["interrupts"] == ASKED[:1]
+    assert (await ledger.job("a", TENANT))["interrupts"] == ASKED[:1]
     await ledger.resume(Answer("a", 3))
     assert (await claimed(ledger)).answers == {"one": 3, "two": 2}
 
@@ -530,7 +531,7 @@ async def test_a_job_that_asks_nothing_takes_no_answer(ledger: Ledger, status: s
     if status in ("completed", "failed"):
         await ledger.finish(claim, DONE if status == "completed" else FAILED, None)
     if status == "cancelled":
-        await ledger.cancel("a")
+        await ledger.cancel("a", TENANT)
     for answer in (Answer("a", 1), Answer("a", 1, "one")):
         with pytest.raises(Conflict, match=f"job a is {status}; it waits for no answer"):
             await ledger.resume(answer)
@@ -553,7 +554,7 @@ async def test_a_redriven_job_has_its_answers(ledger: Ledger) -> None:
     await asks(ledger)
     await ledger.resume(Answer("a", 1))
     await ledger.finish(await claimed(ledger), FAILED, None)
-    await ledger.redrive("a")
+    await ledger.redrive("a", TENANT)
     assert (await claimed(ledger)).answers == {"one": 1}
 
 
@@ -562,7 +563,7 @@ async def test_a_retried_or_released_job_keeps_what_it_asks(ledger: Ledger, data
     await asks(ledger, *ASKED)
     await ledger.resume(Answer("a", 1, "one"))
     await ledger.retry(await claimed(ledger), BUSY)
-    assert (await ledger.job("a"))["interrupts"] == ASKED[1:]
+    assert (await ledger.job("a", TENANT))["interrupts"] == ASKED[1:]
     rows(database, "update jobs set due_at = now()")
     await ledger.release(await claimed(ledger))
     await ledger.resume(Answer("a", 2))

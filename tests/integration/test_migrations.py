@@ -24,6 +24,7 @@ from agent_executor.migrate.command_line import main
 from agent_executor.migrate.files import Migration
 from agent_executor.migrate.judge import File
 from agent_executor.migrate.report import Report
+from agent_executor.migrate.statements import split
 from tests.definitions import adder
 from tests.integration.fixtures.migrations import (
     applied,
@@ -102,7 +103,8 @@ def by_psql(database: Database, *files: Path) -> None:
     with psycopg.connect(database.dsn, autocommit=True) as connection:
         connection.execute("create schema agent_executor")
         for file in files:
-            connection.execute(file.read_bytes())
+            for statement in split(file.read_text()).statements:
+                connection.execute(statement.text.encode())
 
 
 # Up, down, and what is said about it
@@ -756,14 +758,13 @@ def test_a_database_that_psql_made_by_half_gets_the_rest(empty: Database) -> Non
 def test_a_database_that_does_not_match_is_refused_with_the_difference(empty: Database, command: Command) -> None:
     by_psql(empty, *sorted(OURS.glob("*.up.sql")))
     rows(empty, "alter table jobs alter attempt type bigint")
-    rows(empty, "drop index jobs_listed")
+    rows(empty, "drop index jobs_of_tenant")
     rows(empty, "create table other ()")
     before = catalog(empty)
     status, said = command(directory=OURS)
     assert status == 2
-    assert (
-        f"does not match the files; nearest is {NAMES[-1]}.up.sql:\n  missing: index jobs_listed: CREATE INDEX" in said
-    )
+    nearest = f"does not match the files; nearest is {NAMES[-1]}.up.sql:"
+    assert f"{nearest}\n  missing: index jobs_of_tenant: CREATE INDEX" in said
     assert "\n  not from the files: table other" in said
     assert "\n  different: column jobs.attempt: the files make 'integer not null default 0" in said
     assert catalog(empty) == before
@@ -831,6 +832,52 @@ def test_files_that_leave_no_trace_are_not_guessed_at(empty: Database, tmp_path:
 
 
 # The schema itself
+
+
+OTHER_EVENT = "values (%s, %s, 't', 'shop', 'e', '', '{}', '{}')"
+
+
+def test_jobs_from_before_tenants_belong_to_the_default_one(empty: Database, command: Command) -> None:
+    assert up(empty, OURS)
+    assert command("down", "to", "5", directory=OURS)[0] == 0
+    job = "insert into jobs (job_id, trace_id, source, event_id, body_hash, definition, input)"
+    rows(empty, f"{job} values ('a', 't', 'shop', 'e', '', '{{}}', '{{}}')")
+    assert up(empty, OURS)
+    assert rows(empty, "select job_id, tenant from jobs") == [("a", "default")]
+
+
+def test_a_way_back_from_tenants_that_share_an_event_changes_nothing(empty: Database, command: Command) -> None:
+    assert up(empty, OURS)
+    before = catalog(empty)
+    job = "insert into jobs (job_id, tenant, trace_id, source, event_id, body_hash, definition, input)"
+    for job_id, tenant in (("a", "north"), ("b", "south")):
+        rows(empty, f"{job} {OTHER_EVENT}", job_id, tenant)
+    status, said = command("down", "to", "5", directory=OURS)
+    assert (status, "several tenants have a job of source shop and event id e" in said) == (1, True), said
+    assert catalog(empty) == before
+    assert up(empty, OURS)
+    rows(empty, "delete from jobs where job_id = 'b'")
+    assert command("down", "to", "5", directory=OURS)[0] == 0
+    assert up(empty, OURS)
+    assert catalog(empty) == before
+
+
+@pytest.mark.parametrize("count", range(9))
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_tenants_that_were_cut_off_are_repeated(empty: Database, command: Command, way: str, count: int) -> None:
+    """Each statement is committed by itself, and a killed run begins with the first one again."""
+    assert up(empty, OURS)
+    after = catalog(empty)
+    assert command("down", "to", "5", directory=OURS)[0] == 0
+    before = catalog(empty)
+    if way == "down":
+        assert up(empty, OURS)
+    with psycopg.connect(empty.dsn, autocommit=True) as connection:
+        for statement in split((OURS / f"006_tenants.{way}.sql").read_text()).statements[:count]:
+            connection.execute(statement.text.encode())
+    status, said = command(*(("up",) if way == "up" else ("down", "to", "5")), directory=OURS)
+    assert status == 0, said
+    assert catalog(empty) == (after if way == "up" else before)
 
 
 def test_langgraphs_own_setup_makes_what_our_migrations_make(make: Made) -> None:

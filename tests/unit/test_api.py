@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import re
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -16,14 +17,16 @@ import pytest
 from fastapi import FastAPI
 
 from agent_executor import api, app, threads, validation
+from agent_executor.callers import SCOPES, Caller, Holds
 from agent_executor.errors import Conflict, NotFound, Unavailable
 from agent_executor.event_stream import Streams
 from agent_executor.graphs import Graphs
 from agent_executor.health import Phase
-from agent_executor.job import STRUCTURED, Status, Submission
+from agent_executor.job import STRUCTURED, Answer, Status, Submission
 from agent_executor.ledger import Receipt
 from agent_executor.settings import Settings
 from tests.definitions import DATA, adder, agent, event
+from tests.definitions import answer as answer_event
 
 CANARY = "canary-4711"
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -52,6 +55,7 @@ class FakeService:
         self.accepted: list[tuple[Submission, str | None]] = []
         self.outcomes: list[Any] = []
         self.page: dict[str, Any] = {}
+        self.tenants: list[str] = []
 
     async def services(self) -> dict[str, bool]:
         return self.answers
@@ -60,9 +64,24 @@ class FakeService:
         if self.failure is not None:
             raise self.failure
         self.accepted.append((submission, traceparent))
+        self.tenants.append(submission.tenant)
         return Receipt(submission.job_id, Status.QUEUED, is_new=True)
 
-    async def job(self, job_id: str) -> dict[str, Any]:
+    async def resume(self, answer: Answer, prefix: str) -> Receipt:
+        self.tenants.append(answer.tenant)
+        return Receipt(answer.job_id, Status.QUEUED, is_new=True)
+
+    async def cancel(self, job_id: str, tenant: str) -> None:
+        self.tenants.append(tenant)
+
+    async def redrive(self, job_id: str, tenant: str) -> None:
+        self.tenants.append(tenant)
+
+    async def forget_events(self, job_id: str) -> None:
+        pass
+
+    async def job(self, job_id: str, tenant: str) -> dict[str, Any]:
+        self.tenants.append(tenant)
         if self.failure is not None:
             raise self.failure
         for each in self.rows:
@@ -70,11 +89,13 @@ class FakeService:
                 return dict(each)
         raise NotFound(f"no job {job_id}")
 
-    async def jobs(self, status: str | None, limit: int, before: Any) -> list[dict[str, Any]]:
+    async def jobs(self, tenant: str, status: str | None, limit: int, before: Any) -> list[dict[str, Any]]:
         self.page = {"status": status, "limit": limit, "before": before}
+        self.tenants.append(tenant)
         return self.rows[:limit]
 
-    async def outcome(self, job_id: str) -> Any:
+    async def outcome(self, job_id: str, tenant: str) -> Any:
+        self.tenants.append(tenant)
         return self.outcomes.pop(0) if self.outcomes else None
 
     @contextmanager
@@ -491,6 +512,59 @@ async def test_a_cursor_of_no_page_is_refused(http: httpx.AsyncClient, cursor: s
 @pytest.mark.parametrize("query", ["limit=0", "limit=201", f"limit={CANARY}", f"status={CANARY}"])
 async def test_a_bad_query_names_the_parameter(http: httpx.AsyncClient, query: str) -> None:
     assert fields_of(await http.get(f"/v1/jobs?{query}")) == [query.partition("=")[0]]
+
+
+# Tenants
+
+
+class OneKey:
+    """Stands for api_keys.ApiKeys: every key is of this tenant."""
+
+    def __init__(self, tenant: str) -> None:
+        self._caller = Caller("somebody", tenant, SCOPES, None)
+
+    async def admit(self, credential: str) -> tuple[Caller, Holds]:
+        return self._caller, lambda: True
+
+
+REQUESTS: list[tuple[str, str, Any]] = [
+    ("POST", "/", EVENT),
+    ("POST", "/?wait=1", EVENT),
+    ("POST", "/", answer_event("job-1", 1)),
+    ("POST", "/v1/jobs", DATA),
+    ("GET", "/v1/jobs", None),
+    ("GET", "/v1/jobs/job-1", None),
+    ("GET", "/v1/jobs/nobody/events", None),
+    ("POST", "/v1/jobs/job-1/cancel", None),
+    ("POST", "/v1/jobs/job-1/redrive", None),
+    ("POST", "/v1/jobs/job-1/resume", {"value": 1}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), REQUESTS)
+@pytest.mark.parametrize("tenant", ["tenant-1", "default"])
+async def test_the_tenant_is_the_credentials_and_nothing_in_the_request_counts(
+    made: FastAPI, service: FakeService, method: str, path: str, body: Any, tenant: str
+) -> None:
+    service.rows = [row()]
+    service.outcomes = [OUTGOING]
+    if tenant != "default":  # which is whose nobody has to say who they are
+        made.state.settings = made.state.settings.model_copy(update={"auth_mode": "token"})
+        service.authenticator = OneKey(tenant)  # type: ignore[attr-defined]
+    said = {"tenant": CANARY, "caller": CANARY}
+    body = {**body, **said, "data": body.get("data", {}) | said} if body is not None else None
+    transport = httpx.ASGITransport(made)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service.example") as http:
+        headers = {"content-type": STRUCTURED, "tenant": CANARY, "x-tenant": CANARY, "authorization": "Bearer x"}
+        await http.request(method, path, json=body, headers=headers, params=said if "?" not in path else None)
+    assert service.tenants
+    assert set(service.tenants) == {tenant}
+
+
+def test_every_route_of_jobs_is_among_these_requests(made: FastAPI) -> None:
+    asked = {(method, re.sub("job-1|nobody", "{job_id}", path.partition("?")[0])) for method, path, _ in REQUESTS}
+    routes = {(method.upper(), path) for path, found in made.openapi()["paths"].items() for method in found}
+    assert asked == {each for each in routes if each[1] == "/" or each[1].startswith("/v1/jobs")}
 
 
 # Everything else

@@ -61,8 +61,8 @@ class FakeService:
     async def xrevrange(self, key: str, *, count: int) -> Any:
         return (await self.xrange(key, count=len(self.stored)))[::-1][:count]
 
-    async def job(self, job_id: str) -> dict[str, Any]:
-        assert job_id == "job-1"
+    async def job(self, job_id: str, tenant: str) -> dict[str, Any]:
+        assert (job_id, tenant) == ("job-1", "tenant-1")
         self.looked.set()
         return {"status": self.status}
 
@@ -79,7 +79,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 async def heard(service: FakeService, position: str = BEGINNING) -> list[tuple[str | None, str | None]]:
     """(id, event) of all that a reader gets."""
     async with asyncio.timeout(5):
-        return [(each.id, each.event) async for each in follow(service, "job-1", position)]  # type: ignore[arg-type]
+        return [(each.id, each.event) async for each in follow(service, "job-1", "tenant-1", position)]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("given", [None, "", " "])
@@ -109,7 +109,7 @@ async def test_a_finished_job_is_replayed_to_its_end() -> None:
 async def test_a_reader_whose_credential_ends_is_told_nothing_more() -> None:
     service = FakeService("1-1", "1-2")
     looks = iter([True, False])
-    following = follow(service, "job-1", BEGINNING, lambda: next(looks))  # type: ignore[arg-type]
+    following = follow(service, "job-1", "default", BEGINNING, lambda: next(looks))  # type: ignore[arg-type]
     async with asyncio.timeout(5):
         assert [event.id async for event in following] == ["1-1", "1-2"]
 
@@ -117,7 +117,7 @@ async def test_a_reader_whose_credential_ends_is_told_nothing_more() -> None:
 async def test_data_is_what_was_published() -> None:
     service = FakeService()
     service.store("1-1", "end")
-    [event] = [each async for each in follow(service, "job-1", BEGINNING)]  # type: ignore[arg-type]
+    [event] = [each async for each in follow(service, "job-1", "tenant-1", BEGINNING)]  # type: ignore[arg-type]
     assert json.loads(event.data or "") == {"event_type": "end"}
 
 
@@ -174,7 +174,7 @@ async def test_where_nothing_is_missing_nobody_is_warned(ids: list[str], positio
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
 async def test_a_finished_job_whose_events_are_gone_ends_by_the_ledger(status: str) -> None:
-    found = [each async for each in follow(FakeService(status=status), "job-1", BEGINNING)]  # type: ignore[arg-type]
+    found = [each async for each in follow(FakeService(status=status), "job-1", "tenant-1", BEGINNING)]  # type: ignore[arg-type]
     assert [each.event for each in found] == ["warning", "end"]
     assert json.loads(found[1].data or "") == {"event_type": "end", "data": {"status": status}}
 
@@ -188,7 +188,7 @@ async def test_a_finished_job_ends_by_the_ledger_while_redis_is_away() -> None:
 async def test_an_end_that_arrives_between_two_looks_is_not_missed() -> None:
     service = FakeService("1-1")
 
-    async def job(job_id: str) -> dict[str, Any]:
+    async def job(job_id: str, tenant: str) -> dict[str, Any]:
         if "end" not in [kind for _, kind in service.stored]:
             service.store("1-2", "end")
         return {"status": "completed"}
@@ -202,7 +202,7 @@ async def test_an_end_that_is_still_on_its_way_is_waited_for(monkeypatch: pytest
     monkeypatch.setattr(event_stream._next, "__defaults__", (100,))
     service = FakeService("1-1")
 
-    async def job(job_id: str) -> dict[str, Any]:
+    async def job(job_id: str, tenant: str) -> dict[str, Any]:
         asyncio.get_running_loop().call_later(0.02, service.store, "1-2", "end")
         return {"status": "completed"}
 
@@ -214,7 +214,7 @@ async def test_a_reader_is_not_cut_off_while_the_database_is_away() -> None:
     service = FakeService("1-1")
     failures = [Unavailable("away")] * 2
 
-    async def job(job_id: str) -> dict[str, Any]:
+    async def job(job_id: str, tenant: str) -> dict[str, Any]:
         if failures:
             raise failures.pop()
         service.store("1-2", "end")

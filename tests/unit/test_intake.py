@@ -122,7 +122,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(broker: FakeBroker, ledger: FakeLedger) -> Intake:
-    return Intake(broker, ledger, max_body_bytes=LIMIT)  # type: ignore[arg-type]
+    return Intake(broker, ledger, tenant="tenant-1", max_body_bytes=LIMIT)  # type: ignore[arg-type]
 
 
 async def take(message: FakeMessage, *failures: Exception) -> tuple[FakeBroker, FakeLedger]:
@@ -141,7 +141,7 @@ async def take(message: FakeMessage, *failures: Exception) -> tuple[FakeBroker, 
 async def test_an_accepted_job_is_acked_once_it_is_committed() -> None:
     message = FakeMessage(GOOD)
     broker, ledger = await take(message)
-    assert [each.job_id for each in ledger.accepted] == ["job-1"]
+    assert [(each.job_id, each.tenant) for each in ledger.accepted] == [("job-1", "tenant-1")]
     assert message.done == ["ack"]
     assert broker.dead == []
 
@@ -227,7 +227,7 @@ async def test_an_answer_is_acked_once_it_is_committed() -> None:
     message = FakeMessage(answer("job-1", {"x": 1}, interrupt_id="i"))
     broker, ledger = await take(message)
     [found] = ledger.answered
-    assert found == Answer("job-1", {"x": 1}, "i", "tests answer-1")
+    assert found == Answer("job-1", {"x": 1}, "i", "tests answer-1", tenant="tenant-1")
     assert (message.done, broker.dead, ledger.accepted) == (["ack"], [], [])
 
 

@@ -21,9 +21,17 @@ def test_the_smallest_environment_is_enough(environment: dict[str, str]) -> None
 def test_the_defaults_are_those_of_the_contract(settings: Settings) -> None:
     assert (settings.postgres_port, settings.postgres_db, settings.postgres_user) == (5432, "langgraph_dev", "postgres")
     assert (settings.nats_stream_name, settings.nats_consumer_group) == ("AGENT_EXECUTION", "agent-executor-workers")
+    assert settings.nats_tenant == "default"
     assert (settings.vault_mount, settings.vault_path) == ("secret", "agent-executor")
     assert (settings.log_level, settings.error_detail) == ("info", "full")
     assert (settings.k_sink, settings.vault_addr, settings.vault_token) == (None, None, None)
+
+
+@pytest.mark.parametrize("tenant", ["a b", "x" * 65, "a.b", "a\n", "\u00e4"])
+def test_a_tenant_is_a_plain_word(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, tenant: str) -> None:
+    monkeypatch.setenv("NATS_TENANT", tenant)
+    with pytest.raises(SettingsError, match="bad environment variables: NATS_TENANT"):
+        load()
 
 
 def test_all_that_is_missing_and_all_that_is_wrong_is_named_at_once(

@@ -15,6 +15,11 @@ MODULES = {
     **{"ledger": ledger.SQL, "outbox": outbox.SQL, "leases": leases.SQL, "checkpoints": checkpoints.SQL},
     **{"api_keys": api_keys.SQL, "api_key_command": api_key_command.SQL},
 }
+OF_WORKERS = {
+    *("wake_workers", "claim", "release", "retry", "interrupt", "silent_for_good", "announce_rejection", "endings"),
+    *("waiting", "expire_jobs", "expire_outbox", "ping"),
+}
+"""Queries of the ledger that serve no caller: they see the jobs of all tenants."""
 FILES = sorted(path.name for path in PACKAGE.glob("*.sql"))
 
 
@@ -41,6 +46,19 @@ def test_percent_signs_are_parameters_only(file: str) -> None:
     """psycopg reads a lone % as the start of a parameter."""
     for text in sql.load(file).values():
         assert "%" not in re.sub(r"%\(\w+\)s", "", text)
+
+
+def test_what_serves_a_caller_is_bound_to_its_tenant() -> None:
+    assert {name for name, text in ledger.SQL.items() if "%(tenant)s" not in text} == OF_WORKERS
+
+
+@pytest.mark.parametrize("name", sorted(ledger.SQL.keys() - OF_WORKERS - {"accept"}))
+def test_a_job_is_looked_up_for_a_caller_within_its_tenant(name: str) -> None:
+    """In every condition that finds jobs by what a caller says; to know that a job id is taken is all it may."""
+    conditions = re.findall(r"\bwhere\b(?:(?!\bwhere\b|\breturning\b|\border by\b).)+", ledger.SQL[name], re.DOTALL)
+    of_callers = [each for each in conditions if re.search(r"\bjob_id = %|%\(before\)s", each)]
+    assert of_callers
+    assert [each for each in of_callers if not re.search(r"\btenant = %\(tenant\)s", each)] == []
 
 
 def test_ledger_channels_are_those_of_its_sql() -> None:

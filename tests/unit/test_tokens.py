@@ -178,7 +178,10 @@ async def test_a_key_that_is_not_for_this_verifies_nothing(world: World, key: di
 
 
 async def test_no_key_is_looked_for_where_the_header_is_wrong(world: World) -> None:
-    for header in ({"crit": ["exp"]}, {"crit": []}, {"typ": "dpop+jwt"}, {"kid": ""}, {"kid": "x" * 257}):
+    wrong: list[dict[str, Any]] = [
+        *({"crit": ["exp"]}, {"crit": []}, {"typ": "dpop+jwt"}, {"kid": ""}, {"kid": "x" * 257}),
+    ]
+    for header in wrong:
         assert await made(world).admit(raw({"alg": "RS256", "kid": "one", **header}, good())) is None
     assert world.asked == []
 
