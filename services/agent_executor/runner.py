@@ -2,7 +2,7 @@
 
 Owns how a graph is started, resumed and read; knows nothing of queues. Everything it needs is given to it. A job with a
 checkpoint goes on from there with no new input, or with the answers to what it asked; one whose graph had already
-ended, or that waits for an answer, runs no node.
+ended, or all of whose tasks wait for answers, runs no node.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Literal
 from langchain_core.messages import BaseMessage
 from langgraph.errors import GraphDrained, GraphRecursionError, is_invalid_resume
 from langgraph.runtime import RunControl
-from langgraph.types import Command, Interrupt
+from langgraph.types import Command, Interrupt, PregelTask
 from pydantic import ValidationError
 
 from . import checkpoints, graph, validation
@@ -121,8 +121,8 @@ class Runner:
         before = await bound.aget_state(config)
         known = run.claim.answers
         answers = Answers({each.id: known[each.id] for each in before.interrupts if each.id in known})
-        if before.interrupts and not answers:  # it asks, and the last process died before it could say so
-            return _interrupted(before.interrupts)
+        if before.interrupts and not answers and _is_settled(before.tasks):
+            return _interrupted(before.interrupts)  # the last process died before it could say so
         given: Any = Command(resume=answers) if answers else None
         if before.created_at is None:
             given = run.claim.input
@@ -187,6 +187,11 @@ class Answers(dict[str, Any]):
         found = super().__contains__(key) and not is_second_look
         self._looking.is_second = not found and not is_second_look
         return found
+
+
+def _is_settled(tasks: Iterable[PregelTask]) -> bool:
+    """Whether each task of the step has asked or finished; others were cut off or failed, and have to start again."""
+    return all(task.interrupts or task.result is not None for task in tasks)
 
 
 def _interrupted(found: Iterable[Interrupt]) -> Outcome:
