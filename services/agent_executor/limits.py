@@ -1,7 +1,7 @@
 """What one job may use, and what it has used.
 
-Owns counting, also across a job's attempts: what was used stands in the metadata of its checkpoints. Going beyond a
-limit raises LimitExceeded, which ends the run.
+Owns counting, also across a job's attempts: what was used stands in the metadata of its checkpoints and, once a run has
+ended, in its row of the ledger. Going beyond a limit raises LimitExceeded, which ends the run.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ class Meter(AsyncCallbackHandler):
         self._exceeded: LimitExceeded | None = None
 
     def restore(self, used: Mapping[str, float]) -> None:
-        """Go on from what earlier attempts used, as `at_checkpoint` has told it."""
-        self._model_calls = int(used.get("model_calls", 0))
-        self._tokens = int(used.get("tokens", 0))
-        self._seconds = float(used.get("seconds", 0))
+        """Go on from what earlier attempts used, as `usage` has told it; of several accounts the larger counts."""
+        self._model_calls = max(self._model_calls, int(used.get("model_calls", 0)))
+        self._tokens = max(self._tokens, int(used.get("tokens", 0)))
+        self._seconds = max(self._seconds, float(used.get("seconds", 0)))
         if self._timeout is not None:
             self._timeout.reschedule(asyncio.get_running_loop().time() + self._left_s())
 
@@ -97,6 +97,10 @@ class Meter(AsyncCallbackHandler):
         """What was used up to a checkpoint, for its metadata; `step` counts its agent's."""
         if step > self.limits.steps.value:
             raise self.limits.steps.exceeded()
+        return self.usage()
+
+    def usage(self) -> dict[str, float]:
+        """What the job has used so far, in all its attempts."""
         return {"model_calls": self._model_calls, "tokens": self._tokens, "seconds": round(self._used_s(), 3)}
 
     def at_state(self, size: int) -> None:

@@ -11,7 +11,7 @@ import copy
 import threading
 import traceback
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from langchain_core.messages import BaseMessage
@@ -79,24 +79,27 @@ class Runner:
             LeaseLost: another worker has the job, or it has ended.
             NotDeployed: this process cannot run what another one accepted.
         """
+        run = _Run(claim, channel, control, Meter(self._limits))
+        run.meter.restore(claim.usage)
         try:
-            return await self._run(claim, channel, control)
+            outcome = await self._run(run)
         except (Unavailable, LeaseLost, Stopped, NotDeployed):
             raise
         except GraphDrained:
             raise Stopped(f"job {claim.job_id} stopped at a checkpoint") from None
         except Exception as error:  # noqa: BLE001 - the job's boundary
-            return Outcome(Status.FAILED, error=self._describe(error), may_pass=may_pass(error))
+            outcome = Outcome(Status.FAILED, error=self._describe(error), may_pass=may_pass(error))
+        return replace(outcome, usage=run.meter.usage())
 
-    async def _run(self, claim: Claim, channel: Channel, control: RunControl) -> Outcome:
-        asked = self._read(claim.definition)
+    async def _run(self, run: _Run) -> Outcome:
+        asked = self._read(run.claim.definition)
         if isinstance(asked, GraphReference):
-            run = _Run(claim, channel, control, Meter(self._limits.lowered(asked.limits, asked.config.recursion_limit)))
+            run.meter.limits = self._limits.lowered(asked.limits, asked.config.recursion_limit)
             config = _config(run, asked.config.for_langgraph())
             async with run.meter.deadline(), self._graphs.open(asked.graph, config) as compiled:
                 return await self._execute(compiled, config, run)
         else:
-            run = _Run(claim, channel, control, Meter(self._limits.lowered(asked.limits)))
+            run.meter.limits = self._limits.lowered(asked.limits)
             output_limit = run.meter.limits.tool_output_bytes
             async with (
                 run.meter.deadline(),
@@ -119,6 +122,8 @@ class Runner:
         events = RunEvents(run.channel.emit, meter.at_state)
         config = {**config, "callbacks": [meter, events]}
         before = await bound.aget_state(config)
+        if before.created_at is not None:
+            meter.restore(await saver.usage())
         known = run.claim.answers
         answers = Answers({each.id: known[each.id] for each in before.interrupts if each.id in known})
         if before.interrupts and not answers and _is_settled(before.tasks):
@@ -127,8 +132,6 @@ class Runner:
         if before.created_at is None:
             given = run.claim.input
             _tell_undeclared(run.claim.input, bound, run.channel)
-        else:
-            meter.restore(await saver.usage())
         items: AsyncIterator[Any] = bound.astream(
             given, config, stream_mode=_MODES, subgraphs=True, durability="sync", control=run.control
         )

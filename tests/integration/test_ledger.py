@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -468,6 +469,23 @@ async def test_an_answer_between_the_look_and_the_act_is_not_overlooked(
     monkeypatch.setattr(ledger, "_rows", slow)
     assert await ledger.interrupt(claim, ASKED[:1], None) is Status.QUEUED
     assert answers(database) == {"one": 1, "two": 2}
+
+
+async def test_what_was_used_stays_with_the_job(ledger: Ledger) -> None:
+    await submit(ledger, "a")
+    claim = await claimed(ledger)
+    assert claim.usage == {}
+    used = {"model_calls": 1, "tokens": 20, "seconds": 1.5}
+    assert await ledger.interrupt(claim, ASKED[:1], None, usage=used) is Status.INTERRUPTED
+    await ledger.resume(Answer("a", 1))
+    claim = await claimed(ledger)
+    assert claim.usage == used
+    await ledger.release(claim)
+    claim = await claimed(ledger)
+    assert claim.usage == used
+    await ledger.finish(claim, replace(FAILED, usage={**used, "tokens": 30}), None)
+    await ledger.redrive("a")
+    assert (await claimed(ledger)).usage == {**used, "tokens": 30}
 
 
 async def test_an_answer_that_the_graph_did_not_take_is_asked_for_again(ledger: Ledger, database: Database) -> None:
