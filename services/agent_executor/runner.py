@@ -120,7 +120,7 @@ class Runner:
         bound = copy.copy(compiled)  # not its own `copy`, which forgets the classes that its state may hold
         saver = bound.checkpointer = checkpoints.Saver(self._pool, job_id, run.claim.fence, meter.at_checkpoint)
         events = RunEvents(run.channel.emit, meter.at_state)
-        config = {**config, "callbacks": [meter, events]}
+        config = {**config, "callbacks": [events, meter]}  # the meter may raise
         before = await bound.aget_state(config)
         if before.created_at is not None:
             meter.restore(await saver.usage())

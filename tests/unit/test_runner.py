@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
+import threading
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 from uuid import UUID
 
 import pytest
+from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
@@ -389,6 +392,40 @@ async def test_a_job_may_use_all_that_it_has(run: Run, limits: dict[str, Any]) -
     replies = [{**CALLS_NOOP, "tokens": 30}, {"text": "done", "tokens": 30}]
     outcome = await run(agent(replies, tools=[NOOP]) | {"limits": limits})
     assert outcome.result == "done"
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"model_calls": 3}, "the job went beyond limits.model_calls (3)"),
+        ({"timeout_s": 0.4}, "the job went beyond limits.timeout_s (0.4)"),
+    ],
+)
+@pytest.mark.parametrize("is_bound", [False, True])
+async def test_a_node_in_a_thread_ends_at_a_limit_too(
+    run: Run, limits: dict[str, Any], message: str, is_bound: bool
+) -> None:
+    calls: list[float] = []
+    over = threading.Event()
+    model = FakeListChatModel(responses=["x"])
+
+    def node(state: Seen, config: RunnableConfig) -> Seen:
+        try:
+            for _ in range(40):
+                model.invoke("x", config) if is_bound else model.invoke("x")
+                calls.append(time.monotonic())
+                time.sleep(0.1)
+        finally:
+            over.set()
+        return {"seen": "x"}
+
+    made = StateGraph(Seen)
+    made.add_node("node", node)
+    made.add_edge(START, "node")
+    outcome = await run({"graph": "mine", "limits": limits}, graphs=Graphs({"mine": made}))
+    assert (outcome.error["type"], outcome.error["message"]) == ("LimitExceeded", message)
+    assert await asyncio.to_thread(over.wait, 2), "the thread runs on"
+    assert len(calls) <= 6
 
 
 async def test_what_a_job_used_before_it_was_cut_off_counts(run: Run) -> None:
