@@ -138,7 +138,9 @@ class Runner:
         try:
             async for namespace, mode, payload in items:
                 events.on_item(namespace, mode, payload)
-        except GraphRecursionError:
+        except GraphRecursionError as error:
+            if f" {config['recursion_limit']} " not in str(error):  # a node's own, for a graph that it calls
+                raise
             raise meter.limits.steps.exceeded() from None
         except ValidationError as error:
             if not is_invalid_resume(error) or not (left := (await bound.aget_state(config)).interrupts):

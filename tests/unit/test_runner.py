@@ -387,6 +387,21 @@ async def test_a_job_that_goes_beyond_a_limit_fails_and_is_told_which(
     assert not outcome.may_pass
 
 
+async def test_a_limit_that_a_node_sets_for_its_own_graph_is_none_of_the_jobs(run: Run) -> None:
+    circle = StateGraph(Seen)
+    circle.add_node("again", lambda state: {"seen": "x"})
+    circle.add_edge(START, "again")
+    circle.add_edge("again", "again")
+    endless = circle.compile()
+    made = StateGraph(Seen)
+    made.add_node("node", lambda state: endless.invoke(state, {"recursion_limit": 5}))
+    made.add_edge(START, "node")
+    outcome = await run({"graph": "mine"}, graphs=Graphs({"mine": made}))
+    assert outcome.error["type"] == "GraphRecursionError"
+    assert outcome.error["message"].startswith("Recursion limit of 5 reached")
+    assert "in <lambda>" in outcome.error["stack_trace"]
+
+
 @pytest.mark.parametrize("limits", [{"steps": 12}, {"model_calls": 2}, {"tokens": 60}, {"timeout_s": 60}])
 async def test_a_job_may_use_all_that_it_has(run: Run, limits: dict[str, Any]) -> None:
     replies = [{**CALLS_NOOP, "tokens": 30}, {"text": "done", "tokens": 30}]
