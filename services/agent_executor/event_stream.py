@@ -1,6 +1,6 @@
 """A job's events as Server-Sent Events: replayed from Redis, then live, ending with its `end`.
 
-Owns what a reader is told when events are gone: one `warning`, and the `end` from the ledger.
+Owns what a reader is told when events are gone: one `warning`, and from the ledger the `end`, or what the job asks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sse_starlette.event import ServerSentEvent
 
 from . import stream, strict_json
 from .errors import Finding, InvalidInput, Unavailable
-from .job import TERMINAL
+from .job import TERMINAL, Status
 
 if TYPE_CHECKING:
     from .service import Service
@@ -82,7 +82,8 @@ async def follow(service: Service, job_id: str, position: str) -> AsyncIterator[
 async def _follow(
     service: Service, job_id: str, position: str, going_down: asyncio.Task[Any]
 ) -> AsyncIterator[ServerSentEvent]:
-    warned, ended = False, None
+    warned, asked = False, False
+    found: dict[str, Any] | None = None  # the job's row; its last events have the time of one more look to arrive
     if await _missing(service, job_id, position):
         warned = True
         yield _warning(job_id)
@@ -98,15 +99,32 @@ async def _follow(
             yield ServerSentEvent(data=event.body.decode(), event=event.event_type, id=event.id, sep="\n")
             if event.event_type == "end":
                 return
+            asked = event.event_type == "on_interrupt"
         if events:
+            found = None
             await asyncio.sleep(0)  # a long replay must not hold the loop
-        elif ended:  # and its `end` had the time of one more look to arrive
-            if not warned and not await _is_last(service, job_id, position):
-                yield _warning(job_id)
-            yield _synthetic("end", {"status": ended})
-            return
+        elif found is None:
+            found = await _ended_or_waiting(service, job_id)
         else:
-            ended = await _ended(service, job_id)
+            instead = await _instead(service, job_id, position, found, warned=warned, asked=asked)
+            for made in instead:
+                yield made
+            if found["status"] in TERMINAL:
+                return
+            found, warned, asked = None, warned or bool(instead), asked or bool(instead)
+
+
+async def _instead(
+    service: Service, job_id: str, position: str, found: dict[str, Any], *, warned: bool, asked: bool
+) -> list[ServerSentEvent]:
+    """What the reader gets in place of events that are gone, `found` being the job's row."""
+    warning = [] if warned else [_warning(job_id)]
+    if found["status"] in TERMINAL:
+        end = _synthetic("end", {"status": found["status"]})
+        return [end] if await _is_last(service, job_id, position) else [*warning, end]
+    if asked or not await _is_empty(service, job_id):
+        return []
+    return [*warning, *(_synthetic("on_interrupt", each) for each in found["interrupts"] or ())]
 
 
 async def _next(service: Service, job_id: str, position: str, block_ms: int = _BLOCK_MS) -> list[stream.Event]:
@@ -149,12 +167,20 @@ async def _last(service: Service, job_id: str) -> stream.Event | None:
         return None
 
 
-async def _ended(service: Service, job_id: str) -> str | None:
+async def _is_empty(service: Service, job_id: str) -> bool:
     try:
-        status = (await service.ledger.job(job_id))["status"]
+        return await stream.first_id(service.events, job_id) is None
+    except _REDIS_AWAY:
+        return False
+
+
+async def _ended_or_waiting(service: Service, job_id: str) -> dict[str, Any] | None:
+    """The job's row where no event follows for now: it has ended, or waits for an answer."""
+    try:
+        row = await service.ledger.job(job_id)
     except Unavailable:
         return None
-    return status if status in TERMINAL else None
+    return row if row["status"] in (*TERMINAL, Status.INTERRUPTED) else None
 
 
 def _parts(event_id: str) -> tuple[int, int]:
