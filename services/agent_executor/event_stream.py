@@ -1,6 +1,7 @@
 """A job's events as Server-Sent Events: replayed from Redis, then live, ending with its `end`.
 
-Owns what a reader is told when events are gone: one `warning`, and from the ledger the `end`, or what the job asks.
+Owns what a reader is told when events are gone: one `warning`, and from the ledger the `end`, or what the job asks. The
+ledger is asked when nothing comes, when the job is said to have ended, and now and then, since that may be missed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _BLOCK_MS = 1000
 _END_S = 1.0
+_LOOK_S = 15.0
+_LAST = TERMINAL | {Status.INTERRUPTED}  # after which no event follows, for now
 _EVENT_ID = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
 _REDIS_AWAY = (RedisError, OSError, TimeoutError)
 BEGINNING = "0-0"
@@ -74,15 +77,16 @@ async def follow(service: Service, job_id: str, position: str) -> AsyncIterator[
 
     A reader that is cut off comes back with the last id it saw, here or at another process.
     """
-    with service.streams.one() as going_down:
-        async for event in _follow(service, job_id, position, going_down):
+    with service.streams.one() as going_down, service.listener.finished(job_id) as finished:
+        async for event in _follow(service, job_id, position, going_down, finished):
             yield event
 
 
 async def _follow(
-    service: Service, job_id: str, position: str, going_down: asyncio.Task[Any]
+    service: Service, job_id: str, position: str, going_down: asyncio.Task[Any], finished: asyncio.Event
 ) -> AsyncIterator[ServerSentEvent]:
-    warned, asked = False, False
+    warned, asked, look_at = False, False, 0.0
+    now = asyncio.get_running_loop().time
     found: dict[str, Any] | None = None  # the job's row; its last events have the time of one more look to arrive
     if await _missing(service, job_id, position):
         warned = True
@@ -101,10 +105,14 @@ async def _follow(
                 return
             asked = event.event_type == "on_interrupt"
         if events:
-            found = None
+            look_at, found = 0.0 if found else look_at, None
             await asyncio.sleep(0)  # a long replay must not hold the loop
         elif found is None:
-            found = await _ended_or_waiting(service, job_id)
+            if finished.is_set() or now() >= look_at:
+                finished.clear()
+                row = await _job(service, job_id)
+                look_at = now() + _LOOK_S if row else 0.0
+                found = row if row and row["status"] in _LAST else None
         else:
             instead = await _instead(service, job_id, position, found, warned=warned, asked=asked)
             for made in instead:
@@ -174,13 +182,11 @@ async def _is_empty(service: Service, job_id: str) -> bool:
         return False
 
 
-async def _ended_or_waiting(service: Service, job_id: str) -> dict[str, Any] | None:
-    """The job's row where no event follows for now: it has ended, or waits for an answer."""
+async def _job(service: Service, job_id: str) -> dict[str, Any] | None:
     try:
-        row = await service.ledger.job(job_id)
+        return await service.ledger.job(job_id)
     except Unavailable:
         return None
-    return row if row["status"] in (*TERMINAL, Status.INTERRUPTED) else None
 
 
 def _parts(event_id: str) -> tuple[int, int]:

@@ -7,12 +7,15 @@ import json
 from contextlib import suppress
 from typing import Any
 
+import psycopg
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from agent_executor import event_stream
 from agent_executor.errors import InvalidInput, Unavailable
 from agent_executor.event_stream import BEGINNING, Streams, first_position, follow
+from agent_executor.ledger import FINISHED_CHANNEL
+from agent_executor.notify import Listener
 
 CANARY = "canary-4711"
 
@@ -22,6 +25,7 @@ class FakeService:
 
     def __init__(self, *ids: str, status: str = "running") -> None:
         self.events = self.ledger = self
+        self.listener = Listener("host=nowhere.invalid")
         self.streams = Streams()
         self.stored = [(each, "x") for each in ids]
         self.status = status
@@ -290,6 +294,40 @@ async def test_a_reader_that_has_seen_the_end_is_not_told_that_events_are_gone()
     service = FakeService("1-1", status="completed")
     service.store("1-2", "end")
     assert "warning" not in [kind for _, kind in await heard(service, "1-2")]
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted", "queued"])
+async def test_who_waits_for_events_does_not_ask_the_ledger_all_the_time(status: str) -> None:
+    service = FakeService("1-1", status=status)
+    await listened(service, BEGINNING)
+    assert service.looks == 1
+
+
+async def test_a_reader_is_told_at_once_that_the_job_has_ended() -> None:
+    service = FakeService("1-1")
+    reading = asyncio.create_task(heard(service))
+    await service.looked.wait()
+    service.status = "failed"
+    service.listener._heard(psycopg.Notify(FINISHED_CHANNEL, "job-1", 1))
+    assert await reading == [("1-1", "x"), (None, "end")]
+
+
+async def test_an_end_that_nobody_was_told_of_is_found_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "_LOOK_S", 0.05)
+    service = FakeService("1-1")
+    reading = asyncio.create_task(heard(service))
+    await service.looked.wait()
+    service.status = "failed"
+    assert await reading == [("1-1", "x"), (None, "end")]
+
+
+async def test_a_reader_looks_after_a_gap_in_what_it_is_told() -> None:
+    service = FakeService("1-1")
+    reading = asyncio.create_task(heard(service))
+    await service.looked.wait()
+    service.status = "failed"
+    service.listener._after_gap()
+    assert await reading == [("1-1", "x"), (None, "end")]
 
 
 async def test_streams_end_when_the_process_goes_down() -> None:
