@@ -1,6 +1,7 @@
 """A job's events as Server-Sent Events: replayed from Redis, then live, ending with its `end`.
 
-Owns what a reader is told when events are gone: one `warning`, and the `end` from the ledger.
+Owns what a reader is told when events are gone: one `warning`, and from the ledger the `end`, or what the job asks. The
+ledger is asked when nothing comes, when the job is said to have ended, and now and then, since that may be missed.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from sse_starlette.event import ServerSentEvent
 
 from . import stream, strict_json
 from .errors import Finding, InvalidInput, Unavailable
-from .job import TERMINAL
+from .job import TERMINAL, Status
 
 if TYPE_CHECKING:
     from .service import Service
 
 _BLOCK_MS = 1000
 _END_S = 1.0
+_LOOK_S = 15.0
+_LAST = TERMINAL | {Status.INTERRUPTED}  # after which no event follows, for now
 _EVENT_ID = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
 _REDIS_AWAY = (RedisError, OSError, TimeoutError)
 BEGINNING = "0-0"
@@ -77,8 +80,9 @@ async def follow(
 
     A reader that is cut off comes back with the last id it saw, here or at another process.
     """
-    with service.streams.one() as going_down:
-        async for event in _follow(service, job_id, tenant, position, going_down=going_down, holds=holds):
+    with service.streams.one() as going_down, service.listener.finished(job_id) as finished:
+        looks = _follow(service, job_id, tenant, position, going_down=going_down, finished=finished, holds=holds)
+        async for event in looks:
             yield event
 
 
@@ -89,9 +93,12 @@ async def _follow(
     position: str,
     *,
     going_down: asyncio.Task[Any],
+    finished: asyncio.Event,
     holds: Callable[[], bool],
 ) -> AsyncIterator[ServerSentEvent]:
-    warned, ended = False, None
+    warned, asked, look_at = False, False, 0.0
+    now = asyncio.get_running_loop().time
+    found: dict[str, Any] | None = None  # the job's row; its last events have the time of one more look to arrive
     if await _missing(service, job_id, position):
         warned = True
         yield _warning(job_id)
@@ -109,15 +116,36 @@ async def _follow(
             yield ServerSentEvent(data=event.body.decode(), event=event.event_type, id=event.id, sep="\n")
             if event.event_type == "end":
                 return
+            asked = event.event_type == "on_interrupt"
         if events:
+            look_at, found = 0.0 if found else look_at, None
             await asyncio.sleep(0)  # a long replay must not hold the loop
-        elif ended:  # and its `end` had the time of one more look to arrive
-            if not warned and not await _is_last(service, job_id, position):
-                yield _warning(job_id)
-            yield _synthetic("end", {"status": ended})
-            return
+        elif found is None:
+            if finished.is_set() or now() >= look_at:
+                finished.clear()
+                row = await _job(service, job_id, tenant)
+                look_at = now() + _LOOK_S if row else 0.0
+                found = row if row and row["status"] in _LAST else None
         else:
-            ended = await _ended(service, job_id, tenant)
+            instead = await _instead(service, job_id, position, found, warned=warned, asked=asked)
+            for made in instead:
+                yield made
+            if found["status"] in TERMINAL:
+                return
+            found, warned, asked = None, warned or bool(instead), asked or bool(instead)
+
+
+async def _instead(
+    service: Service, job_id: str, position: str, found: dict[str, Any], *, warned: bool, asked: bool
+) -> list[ServerSentEvent]:
+    """What the reader gets in place of events that are gone, `found` being the job's row."""
+    warning = [] if warned else [_warning(job_id)]
+    if found["status"] in TERMINAL:
+        end = _synthetic("end", {"status": found["status"]})
+        return [end] if await _is_last(service, job_id, position) else [*warning, end]
+    if asked or not await _is_empty(service, job_id):
+        return []
+    return [*warning, *(_synthetic("on_interrupt", each) for each in found["interrupts"] or ())]
 
 
 async def _next(service: Service, job_id: str, position: str, block_ms: int = _BLOCK_MS) -> list[stream.Event]:
@@ -160,12 +188,18 @@ async def _last(service: Service, job_id: str) -> stream.Event | None:
         return None
 
 
-async def _ended(service: Service, job_id: str, tenant: str) -> str | None:
+async def _is_empty(service: Service, job_id: str) -> bool:
     try:
-        status = (await service.ledger.job(job_id, tenant))["status"]
+        return await stream.first_id(service.events, job_id) is None
+    except _REDIS_AWAY:
+        return False
+
+
+async def _job(service: Service, job_id: str, tenant: str) -> dict[str, Any] | None:
+    try:
+        return await service.ledger.job(job_id, tenant)
     except Unavailable:
         return None
-    return status if status in TERMINAL else None
 
 
 def _parts(event_id: str) -> tuple[int, int]:

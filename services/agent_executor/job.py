@@ -10,7 +10,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
@@ -158,7 +158,8 @@ class Answer:
 class Outcome:
     """How a run ended: `result` where it completed, `error` where it did not; `may_pass`: another try may succeed.
 
-    `interrupts` is what it asks where it was interrupted: objects of id, value and perhaps response_schema.
+    `interrupts` is what it asks where it was interrupted: objects of id, value and perhaps response_schema. `usage` is
+    what the job has used until then, where that is known.
     """
 
     status: Status
@@ -166,6 +167,7 @@ class Outcome:
     error: dict[str, str] | None = None
     may_pass: bool = False
     interrupts: tuple[dict[str, Any], ...] = ()
+    usage: Mapping[str, float] | None = field(default=None, compare=False)
 
 
 def _no_look(definition: Any, path: str) -> list[Finding]:

@@ -9,7 +9,7 @@ Every method may be called again when its answer was lost; it then finds its wor
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -44,7 +44,7 @@ SQL = sql.load("ledger.sql")
 class Claim:
     """A job this worker may run, for as long as `fence` is the row's.
 
-    `answers`: all it was given, by interrupt id. `age_s`: since its first claim.
+    `answers`: all it was given, by interrupt id. `age_s`: since its first claim. `usage`: what earlier runs used.
     """
 
     job_id: str
@@ -59,6 +59,7 @@ class Claim:
     answers: dict[str, Any] = field(default_factory=dict)
     age_s: float = 0
     tenant: str = DEFAULT_TENANT
+    usage: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ class Ledger:
     async def retry(self, claim: Claim, outcome: Outcome) -> datetime | None:
         """Put a job back after a failure that may pass; returns when it is due, None when the lease was lost."""
         error = strict_json.dumps(outcome.error).decode()
-        rows = await self._rows("retry", job_id=claim.job_id, fence=claim.fence, error=error)
+        usage = _json(outcome.usage)
+        rows = await self._rows("retry", job_id=claim.job_id, fence=claim.fence, error=error, usage=usage)
         return rows[0]["due_at"] if rows else None
 
     async def finish(self, claim: Claim, outcome: Outcome, traceparent: str | None, event_count: int = 0) -> None:
@@ -182,12 +184,17 @@ class Ledger:
         crash.point("after_commit")
 
     async def interrupt(
-        self, claim: Claim, asked: Sequence[dict[str, Any]], traceparent: str | None, event_count: int = 0
+        self,
+        claim: Claim,
+        asked: Sequence[dict[str, Any]],
+        traceparent: str | None,
+        event_count: int = 0,
+        usage: Mapping[str, float] | None = None,
     ) -> Status:
         """Record that a job waits for answers to `asked`, and put what announces it into the outbox; both or neither.
 
         An answer to one of them may have come while the job ran: then it is queued, and nothing is announced. One that
-        the claim had was not taken, and is forgotten. Returns the job's status.
+        the claim had was not taken, and is forgotten. `usage` is what the job has used. Returns the job's status.
 
         Raises:
             LeaseLost: another worker has claimed the job since.
@@ -211,6 +218,7 @@ class Ledger:
                 status=status.value,
                 interrupts=strict_json.dumps(list(asked)).decode(),
                 event_count=event_count,
+                usage=_json(usage),
                 dropped=[each["id"] for each in asked if each["id"] in claim.answers],
                 **columns(announced if status is Status.INTERRUPTED else ()),
             )
@@ -388,7 +396,8 @@ class Ledger:
             if_silent=if_silent,
             status=outcome.status.value,
             result=None if outcome.status is not Status.COMPLETED else strict_json.dumps(outcome.result).decode(),
-            error=None if outcome.error is None else strict_json.dumps(outcome.error).decode(),
+            error=_json(outcome.error),
+            usage=_json(outcome.usage),
             outcome_id=event_id,
             **columns(announced),
         )
@@ -398,6 +407,10 @@ class Ledger:
         async with database.connection(self._pool) as connection:
             cursor = await connection.execute(SQL[query], parameters)
             return await cursor.fetchall() if cursor.description else []
+
+
+def _json(value: Mapping[str, Any] | None) -> str | None:
+    return None if value is None else strict_json.dumps(value).decode()
 
 
 def _outcome(row: DictRow) -> Outcome:

@@ -59,7 +59,7 @@ from found
 where jobs.job_id = found.job_id
 returning jobs.job_id, tenant, trace_id, source, event_id, definition, input, traceparent, attempt, fence, coalesce(
     (select json_object_agg(interrupt_id, value) from answers where answers.job_id = jobs.job_id), '{}'
-) as answers, extract(epoch from now() - started_at)::float8 as age_s;
+) as answers, extract(epoch from now() - started_at)::float8 as age_s, coalesce(usage, '{}') as usage;
 
 -- name: release
 -- Give a running job back: whoever claims it next goes on from its last checkpoint, at once unless there is
@@ -77,6 +77,7 @@ select pg_notify('agent_executor_queued', '') from released;
 -- Put a job back after a failure that may pass: it is due again after 2, 4, 8, ... 300 seconds, less up to half of that.
 update jobs
 set status = 'queued', error = %(error)s, lease_owner = null, lease_until = null, updated_at = now(),
+    usage = coalesce(%(usage)s::json, usage),
     due_at = now() + make_interval(secs => least(300, power(2, least(attempt, 10))) * (1 - random() / 2))
 where job_id = %(job_id)s and fence = %(fence)s and status = 'running'
 returning due_at;
@@ -87,6 +88,7 @@ returning due_at;
 with finished as (
     update jobs
     set status = %(status)s, result = %(result)s, error = %(error)s, outcome_id = %(outcome_id)s,
+        usage = coalesce(%(usage)s::json, usage),
         interrupts = null, fence = fence + %(raise_fence)s, event_count = %(event_count)s, lease_owner = null, lease_until = null, finished_at = now(), updated_at = now()
     where job_id = %(job_id)s and tenant = %(tenant)s and fence = %(fence)s and status = any(%(out_of)s::text[])
         and (not %(if_silent)s or lease_until < now())
@@ -108,7 +110,8 @@ select '' from jobs where job_id = %(job_id)s and tenant = %(tenant)s and outcom
 with interrupted as (
     update jobs
     set status = %(status)s, interrupts = %(interrupts)s, event_count = %(event_count)s, attempt = 0, error = null,
-        lease_owner = null, lease_until = null, due_at = now(), updated_at = now()
+        lease_owner = null, lease_until = null, due_at = now(), updated_at = now(),
+        usage = coalesce(%(usage)s::json, usage)
     where job_id = %(job_id)s and fence = %(fence)s and status = 'running' and answer_count = %(answer_count)s
     returning job_id
 ), announced as (

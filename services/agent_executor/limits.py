@@ -1,7 +1,7 @@
 """What one job may use, and what it has used.
 
-Owns counting, also across a job's attempts: what was used stands in the metadata of its checkpoints. Going beyond a
-limit raises LimitExceeded, which ends the run.
+Owns counting, also across a job's attempts: what was used stands in the metadata of its checkpoints and, once a run has
+ended, in its row of the ledger. Going beyond a limit raises LimitExceeded, which ends the run.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from langchain_core.callbacks import AsyncCallbackHandler
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 
 from . import definition
-from .errors import LimitExceeded
+from .errors import LimitExceeded, Stopped
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,16 @@ class Limits:
         return found
 
 
-class Meter(AsyncCallbackHandler):
-    """Counts for one run: told by LangChain of calls, by the runner of states, by the saver of checkpoints."""
+class Meter(BaseCallbackHandler):
+    """Counts for one run: told by LangChain of calls, by the runner of states, by the saver of checkpoints.
+
+    LangChain calls it where the call is made: on the run's loop, or in the thread of a node that is no coroutine. No
+    thread can be ended from outside, so there it raises, and the node with it. Its methods are no coroutines, because
+    LangChain logs what those raise in a thread, and goes on.
+    """
 
     run_inline = True
+    raise_error = True
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -67,19 +73,22 @@ class Meter(AsyncCallbackHandler):
         self._seconds = 0.0
         self._since = time.monotonic()
         self._timeout: asyncio.Timeout | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_over = False
         self._exceeded: LimitExceeded | None = None
 
     def restore(self, used: Mapping[str, float]) -> None:
-        """Go on from what earlier attempts used, as `at_checkpoint` has told it."""
-        self._model_calls = int(used.get("model_calls", 0))
-        self._tokens = int(used.get("tokens", 0))
-        self._seconds = float(used.get("seconds", 0))
+        """Go on from what earlier attempts used, as `usage` has told it; of several accounts the larger counts."""
+        self._model_calls = max(self._model_calls, int(used.get("model_calls", 0)))
+        self._tokens = max(self._tokens, int(used.get("tokens", 0)))
+        self._seconds = max(self._seconds, float(used.get("seconds", 0)))
         if self._timeout is not None:
             self._timeout.reschedule(asyncio.get_running_loop().time() + self._left_s())
 
     @asynccontextmanager
     async def deadline(self) -> AsyncIterator[None]:
         """End the block when the job's time is up, or a callback has found that a limit is exceeded."""
+        self._loop = asyncio.get_running_loop()
         timeout = self._timeout = asyncio.timeout(self._left_s())
         try:
             async with timeout:
@@ -87,9 +96,11 @@ class Meter(AsyncCallbackHandler):
         except TimeoutError:
             if not timeout.expired():
                 raise
-            raise self._exceeded or self.limits.timeout_s.exceeded() from None
+            self._exceeded = self._exceeded or self.limits.timeout_s.exceeded()
+            raise self._exceeded from None
         finally:
             self._timeout = None
+            self._is_over = True
         if self._exceeded is not None:
             raise self._exceeded
 
@@ -97,6 +108,10 @@ class Meter(AsyncCallbackHandler):
         """What was used up to a checkpoint, for its metadata; `step` counts its agent's."""
         if step > self.limits.steps.value:
             raise self.limits.steps.exceeded()
+        return self.usage()
+
+    def usage(self) -> dict[str, float]:
+        """What the job has used so far, in all its attempts."""
         return {"model_calls": self._model_calls, "tokens": self._tokens, "seconds": round(self._used_s(), 3)}
 
     def at_state(self, size: int) -> None:
@@ -104,15 +119,16 @@ class Meter(AsyncCallbackHandler):
         if size > self.limits.state_bytes.value:
             raise self.limits.state_bytes.exceeded("the state")
 
-    async def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+    def on_chat_model_start(self, *_: Any, **__: Any) -> None:
         """Count a call; one too many is cut off as it begins."""
+        self._check()
         self._model_calls += 1
         if self._model_calls > self.limits.model_calls.value:
             self._end(self.limits.model_calls.exceeded())
 
     on_llm_start = on_chat_model_start
 
-    async def on_llm_end(self, response: LLMResult, **_: Any) -> None:
+    def on_llm_end(self, response: LLMResult, **_: Any) -> None:
         """Count the tokens that the provider says it took."""
         for choices in response.generations:
             for choice in choices:
@@ -122,18 +138,40 @@ class Meter(AsyncCallbackHandler):
         if self._tokens > self.limits.tokens.value:
             self._end(self.limits.tokens.exceeded())
 
-    async def on_tool_end(self, output: Any, **_: Any) -> None:
+    def on_tool_start(self, *_: Any, **__: Any) -> None:
+        """A tool begins only while the run goes on."""
+        self._check()
+
+    def on_tool_end(self, output: Any, **_: Any) -> None:
         """Look at what a tool hands to the model; a script's whole result is limited where it leaves its process."""
         if isinstance(output, ToolMessage) and isinstance(output.content, str):
             size = len(output.content.encode(errors="replace"))
             if size > self.limits.tool_output_bytes.value:
                 self._end(self.limits.tool_output_bytes.exceeded(f"tool {output.name!r}"))
 
+    def _check(self) -> None:
+        """End a thread whose run has ended already."""
+        if (self._exceeded or self._is_over) and not self._is_on_loop():
+            raise self._exceeded or Stopped("the run of this node has ended")
+
     def _end(self, error: LimitExceeded) -> None:
-        """Cut the run off; an exception would leave LangChain's other callbacks unfinished."""
+        """Cut the run off; on its loop an exception would leave LangChain's other callbacks unfinished."""
         self._exceeded = self._exceeded or error
+        if self._is_on_loop():
+            self._cut_off()
+        elif self._loop is not None:
+            self._loop.call_soon_threadsafe(self._cut_off)
+            raise self._exceeded
+
+    def _cut_off(self) -> None:
         if self._timeout is not None and not self._timeout.expired():
             self._timeout.reschedule(0)
+
+    def _is_on_loop(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return False
 
     def _used_s(self) -> float:
         return self._seconds + time.monotonic() - self._since

@@ -38,7 +38,7 @@ async def wait(event: asyncio.Event, timeout_s: float = POLL_S) -> None:
 
 
 class Listener:
-    """`queued` is set when a job waits; `finished(job_id)` gives an event that is set when that job ends.
+    """`queued` is set when a job waits; `finished(job_id)` gives an event that is set when that job ends, or may have.
 
     `on_finished` is called with the id of every job that ends, `on_api_keys` when an API key changed, and `on_gap` when
     notifications may have been missed.
@@ -81,13 +81,20 @@ class Listener:
             await connection.execute(f"listen {QUEUED_CHANNEL}")
             await connection.execute(f"listen {FINISHED_CHANNEL}")
             await connection.execute(f"listen {API_KEYS_CHANNEL}")
-            self.queued.set()
-            self.on_gap()
+            self._after_gap()
             while True:
                 async for notification in connection.notifies(timeout=_PING_EVERY_S):
                     self._heard(notification)
                 with severed_after(connection, _PING_S):  # silence is the rule here, so ask whether it is a cut
                     await connection.execute("")
+
+    def _after_gap(self) -> None:
+        """Have everybody look who waits."""
+        self.queued.set()
+        for events in self._waiting.values():
+            for event in events:
+                event.set()
+        self.on_gap()
 
     def _heard(self, notification: psycopg.Notify) -> None:
         if notification.channel == QUEUED_CHANNEL:

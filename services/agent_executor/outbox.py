@@ -1,8 +1,8 @@
 """Results on their way out: outbox rows -> NATS and K_SINK.
 
 Owns delivery, at least once: a row is taken for a while, and marked published after the receiver confirmed it. What
-fails is tried again with growing pauses, by whichever process looks first. Oldest first, but results of different jobs
-may overtake each other.
+fails is tried again with growing pauses, by whichever process looks first. Those of one job keep their order; of
+different jobs the oldest go first, but may overtake each other.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns how a graph is started, resumed and read; knows nothing of queues. Everything it needs is given to it. A job with a
 checkpoint goes on from there with no new input, or with the answers to what it asked; one whose graph had already
-ended, or that waits for an answer, runs no node.
+ended, or all of whose tasks wait for answers, runs no node.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import copy
 import threading
 import traceback
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from langchain_core.messages import BaseMessage
 from langgraph.errors import GraphDrained, GraphRecursionError, is_invalid_resume
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import RunControl
-from langgraph.types import Command, Interrupt
+from langgraph.types import Command, Interrupt, PregelTask
 from pydantic import ValidationError
 
 from . import checkpoints, graph, validation
@@ -43,7 +43,6 @@ _MODES: Any = ["values", "messages", "custom"]
 @dataclass(frozen=True)
 class _Run:
     claim: Claim
-    asked: Definition | GraphReference
     channel: Channel
     control: RunControl
     meter: Meter
@@ -82,32 +81,34 @@ class Runner:
             LeaseLost: another worker has the job, or it has ended.
             NotDeployed: this process cannot run what another one accepted.
         """
+        run = _Run(claim, channel, control, Meter(self._limits))
+        run.meter.restore(claim.usage)
         try:
-            return await self._run(claim, channel, control)
+            outcome = await self._run(run)
         except (Unavailable, LeaseLost, Stopped, NotDeployed):
             raise
         except GraphDrained:
             raise Stopped(f"job {claim.job_id} stopped at a checkpoint") from None
         except Exception as error:  # noqa: BLE001 - the job's boundary
-            return Outcome(Status.FAILED, error=self._describe(error), may_pass=may_pass(error))
+            outcome = Outcome(Status.FAILED, error=self._describe(error), may_pass=may_pass(error))
+        return replace(outcome, usage=run.meter.usage())
 
-    async def _run(self, claim: Claim, channel: Channel, control: RunControl) -> Outcome:
-        asked = self._read(claim.definition)
+    async def _run(self, run: _Run) -> Outcome:
+        asked = self._read(run.claim.definition)
         if isinstance(asked, GraphReference):
-            limits = self._limits.lowered(asked.limits, asked.config.recursion_limit)
-            run = _Run(claim, asked, channel, control, Meter(limits))
+            run.meter.limits = self._limits.lowered(asked.limits, asked.config.recursion_limit)
             config = _config(run, asked.config.for_langgraph())
             async with run.meter.deadline(), self._graphs.open(asked.graph, config) as compiled:
                 return await self._execute(compiled, config, run)
         else:
-            run = _Run(claim, asked, channel, control, Meter(self._limits.lowered(asked.limits)))
+            run.meter.limits = self._limits.lowered(asked.limits)
             output_limit = run.meter.limits.tool_output_bytes
             async with (
                 run.meter.deadline(),
                 self._sandbox.box(asked.tool_definitions, output_limit) as box,  # what ends the run ends its tools too
             ):
                 compiled = await self._builder.build(asked, box.tools)
-                return await self._execute(compiled, _config(run, {}), run)
+                return await self._execute(compiled, _config(run, {}), run, is_definition=True)
 
     def _read(self, document: Any) -> Definition | GraphReference:
         """The definition, which was valid where it was accepted."""
@@ -116,30 +117,32 @@ class Runner:
         except InvalidInput as error:
             raise NotDeployed(f"not with what is deployed here: {error}") from None
 
-    async def _execute(self, compiled: Any, config: Any, run: _Run) -> Outcome:
+    async def _execute(self, compiled: Any, config: Any, run: _Run, *, is_definition: bool = False) -> Outcome:
         job_id, meter = run.claim.job_id, run.meter
         bound = copy.copy(compiled)  # not its own `copy`, which forgets the classes that its state may hold
         saver = bound.checkpointer = checkpoints.Saver(self._pool, job_id, run.claim.fence, meter.at_checkpoint)
         events = RunEvents(run.channel.emit, meter.at_state)
-        config = {**config, "callbacks": [meter, events]}
+        config = {**config, "callbacks": [events, meter]}  # the meter may raise
         before = await bound.aget_state(config)
+        if before.created_at is not None:
+            meter.restore(await saver.usage())
         known = run.claim.answers
         answers = Answers({each.id: known[each.id] for each in before.interrupts if each.id in known})
-        if before.interrupts and not answers:  # it asks, and the last process died before it could say so
-            return _interrupted(before.interrupts)
+        if before.interrupts and not answers and _is_settled(before.tasks):
+            return _interrupted(before.interrupts)  # the last process died before it could say so
         given: Any = Command(resume=answers) if answers else None
         if before.created_at is None:
-            given = _input(run)
+            given = _input(run) if is_definition else run.claim.input
             _tell_undeclared(run.claim.input, bound, run.channel)
-        else:
-            meter.restore(await saver.usage())
         items: AsyncIterator[Any] = bound.astream(
             given, config, stream_mode=_MODES, subgraphs=True, durability="sync", control=run.control
         )
         try:
             async for namespace, mode, payload in items:
                 events.on_item(namespace, mode, payload)
-        except GraphRecursionError:
+        except GraphRecursionError as error:
+            if f" {config['recursion_limit']} " not in str(error):  # a node's own, for a graph that it calls
+                raise
             raise meter.limits.steps.exceeded() from None
         except ValidationError as error:
             if not is_invalid_resume(error) or not (left := (await bound.aget_state(config)).interrupts):
@@ -166,9 +169,9 @@ def _config(run: _Run, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _input(run: _Run) -> Mapping[str, Any]:
-    """What the graph begins with; the `files` of a definition's as its agents' tools read them."""
+    """What a definition's graph begins with: its `files` as its agents' tools read them."""
     given = run.claim.input
-    if isinstance(run.asked, GraphReference) or "files" not in given:
+    if "files" not in given:
         return given
 
     def drop(why: str) -> None:
@@ -205,6 +208,11 @@ class Answers(dict[str, Any]):
         found = super().__contains__(key) and not is_second_look
         self._looking.is_second = not found and not is_second_look
         return found
+
+
+def _is_settled(tasks: Iterable[PregelTask]) -> bool:
+    """Whether each task of the step has asked or finished; others were cut off or failed, and have to start again."""
+    return all(task.interrupts or task.result is not None for task in tasks)
 
 
 def _interrupted(found: Iterable[Interrupt]) -> Outcome:

@@ -358,6 +358,7 @@ async def _kept(run: Callable[[], Awaitable[None]]) -> None:
 
 async def _deliver(box: Outbox) -> None:
     try:
-        await box.flush()
+        while await box.flush():
+            pass
     except Exception as error:  # noqa: BLE001 - it stays in the outbox, and the next process delivers it
         log.warning("outbox_left", error=type(error).__name__)

@@ -244,8 +244,8 @@ class Worker:
         log.info("job_finished", status=outcome.status.value, seconds=round(took, 3), **_error(outcome))
 
     async def _interrupt(self, claim: Claim, outcome: Outcome, channel: Channel, traceparent: str | None) -> None:
-        count = channel.count
-        status = await persistently(lambda: self._ledger.interrupt(claim, outcome.interrupts, traceparent, count))
+        count, asked, usage = channel.count, outcome.interrupts, outcome.usage
+        status = await persistently(lambda: self._ledger.interrupt(claim, asked, traceparent, count, usage))
         if status is not Status.INTERRUPTED:  # an answer was faster
             return
         self._on_finished()

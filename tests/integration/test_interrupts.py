@@ -12,7 +12,9 @@ import pytest
 from redis import Redis
 
 from tests.definitions import EXAMPLES, agent, answer, specialist, tool
+from tests.integration.fixtures.migrations import rows
 from tests.integration.fixtures.nats import messages, publish
+from tests.integration.fixtures.postgres import Database
 from tests.integration.fixtures.redis import stored_events
 from tests.integration.fixtures.service import Service, Starter
 from tests.integration.test_control import events
@@ -458,6 +460,63 @@ def test_an_interrupted_job_survives_a_restart(start_service: Starter) -> None:
     assert output == f"how: ['a', 'b'] {asked['value']['key']}"
     kinds = [each["event_type"] for each in stored_events(third.environment["REDIS_URL"], "survives")]
     assert (kinds.count("on_interrupt"), kinds.count("end")) == (2, 1)
+
+
+HALVES = """
+from typing import TypedDict
+from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
+
+class State(TypedDict, total=False):
+    asks: str
+    fails: str
+
+failed = []
+
+def fails(state):
+    if not failed:
+        failed.append(1)
+        raise ConnectionError
+    return {"fails": interrupt("fails")}
+
+graph = StateGraph(State)
+graph.add_node("asks_first", lambda state: {"asks": interrupt("asks")})
+graph.add_node("fails_first", fails)
+graph.add_edge(START, "asks_first")
+graph.add_edge(START, "fails_first")
+"""
+
+
+def test_who_is_cut_off_goes_on_while_another_asks(start_service: Starter, database: Database) -> None:
+    wanted = [{"name": "task", "args": {"description": each, "subagent_type": each}} for each in ("asks", "slow")]
+    asks, slow = ({"name": "ask", "args": {"question": each}} for each in ("asks", "slow"))
+    document = agent(
+        [{"tool_calls": wanted}, {"text": "both"}],
+        tools=[ASK],
+        specialists=[
+            specialist("asks", [{"tool_calls": [asks]}, {"text": "{last}"}], tools=["ask"]),
+            specialist("slow", [{"tool_calls": [slow], "delay_ms": 5000}, {"text": "{last}"}], tools=["ask"]),
+        ],
+    )
+    first = start_service(SHUTDOWN_GRACE_S="1").ready()
+    first.submit(document, "halves")
+    stored = "select count(*) from checkpoint_writes where channel = '__interrupt__' and checkpoint_ns = ''"
+    first.until(lambda: rows(database, stored) == [(1,)], "nobody asks")
+    first.stop()
+    second = start_service().ready()
+    assert {each["value"]["question"] for each in second.interrupted("halves", 2)} == {"asks", "slow"}
+
+
+def test_who_failed_is_tried_again_while_another_asks(start_service: Starter, tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text(HALVES)
+    (tmp_path / "langgraph.json").write_text(json.dumps({"graphs": {"halves": "./code.py:graph"}}))
+    service = start_service(LANGGRAPH_CONFIG=str(tmp_path / "langgraph.json")).ready()
+    service.submit({"graph": "halves"}, "retried", input_payload={"asks": ""})
+    asked = service.interrupted("retried", 2)
+    assert {each["value"] for each in asked} == {"asks", "fails"}
+    for each in asked:
+        service.resume("retried", each["value"].upper(), interrupt_id=each["id"])
+    assert service.ended("retried")["result"]["output"] == {"asks": "ASKS", "fails": "FAILS"}
 
 
 def test_a_graph_from_code_asks_too(start_service: Starter, tmp_path: Path) -> None:

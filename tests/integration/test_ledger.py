@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -17,6 +18,7 @@ from agent_executor.errors import Conflict, InvalidInput, LeaseLost, NotFound
 from agent_executor.job import DEFAULT_TENANT as TENANT
 from agent_executor.job import TERMINAL, TRANSITIONS, Answer, Outcome, Status
 from agent_executor.ledger import Claim, Ledger, Receipt
+from agent_executor.outbox import Outbox
 from tests.definitions import DATA
 from tests.integration.fixtures.migrations import rows, until
 from tests.integration.fixtures.postgres import Database
@@ -469,6 +471,75 @@ async def test_an_answer_between_the_look_and_the_act_is_not_overlooked(
     monkeypatch.setattr(ledger, "_rows", slow)
     assert await ledger.interrupt(claim, ASKED[:1], None) is Status.QUEUED
     assert answers(database) == {"one": 1, "two": 2}
+
+
+async def test_no_event_of_a_job_overtakes_an_older_one(
+    ledger: Ledger, pool: connections.Pool, database: Database
+) -> None:
+    told: list[tuple[str, str]] = []
+    refused = {"a"}
+
+    async def deliver(msg_id: str, subject: str, event: dict[str, Any]) -> None:
+        if event["subject"] in refused:
+            raise OSError
+        told.append((event["subject"], subject))
+
+    box = Outbox(pool, "nats", deliver)
+    await submit(ledger, "a")
+    await asks(ledger)
+    assert await box.flush() == 0
+    await ledger.resume(Answer("a", 1))
+    await ledger.finish(await claimed(ledger), BUSY, None)
+    refused.clear()
+    await submit(ledger, "b")
+    await ledger.finish(await claimed(ledger), DONE, None)
+    assert await box.flush() == 1
+    assert told == [("b", "agent.status.completed")]
+    box.hurry()
+    running = asyncio.create_task(box.run())
+    await asyncio.to_thread(until, lambda: len(told) == 4, "not all are told")
+    running.cancel()
+    subjects = ["agent.status.interrupted", "agent.status.failed", "agent.dead.attempts"]
+    assert told[1:] == [("a", subject) for subject in subjects]
+
+
+async def test_what_nobody_took_in_an_hour_holds_up_nothing(
+    ledger: Ledger, pool: connections.Pool, database: Database
+) -> None:
+    told: list[str] = []
+
+    async def deliver(msg_id: str, subject: str, event: dict[str, Any]) -> None:
+        if subject == "agent.status.interrupted":
+            raise OSError
+        told.append(subject)
+
+    box = Outbox(pool, "nats", deliver)
+    await submit(ledger, "a")
+    await asks(ledger)
+    await ledger.resume(Answer("a", 1))
+    await ledger.finish(await claimed(ledger), DONE, None)
+    assert (await box.flush(), await box.flush()) == (0, 0)
+    async with connections.connection(pool) as connection:
+        await connection.execute("update outbox set created_at = now() - interval '61 minutes' where id = 1")
+    assert await box.flush() == 1
+    assert told == ["agent.status.completed"]
+
+
+async def test_what_was_used_stays_with_the_job(ledger: Ledger) -> None:
+    await submit(ledger, "a")
+    claim = await claimed(ledger)
+    assert claim.usage == {}
+    used = {"model_calls": 1, "tokens": 20, "seconds": 1.5}
+    assert await ledger.interrupt(claim, ASKED[:1], None, usage=used) is Status.INTERRUPTED
+    await ledger.resume(Answer("a", 1))
+    claim = await claimed(ledger)
+    assert claim.usage == used
+    await ledger.release(claim)
+    claim = await claimed(ledger)
+    assert claim.usage == used
+    await ledger.finish(claim, replace(FAILED, usage={**used, "tokens": 30}), None)
+    await ledger.redrive("a", TENANT)
+    assert (await claimed(ledger)).usage == {**used, "tokens": 30}
 
 
 async def test_an_answer_that_the_graph_did_not_take_is_asked_for_again(ledger: Ledger, database: Database) -> None:

@@ -27,7 +27,7 @@ CORE = {
     "definition": set[str](),
     "model_options": {"job"},
     "validation": {"errors", "job", "definition", "model_options"},
-    "sandbox": {"errors", "retries", "definition"},
+    "sandbox": {"errors", "retries", "definition", "strict_json"},
     "graphs": {"errors", "job"},
     "scripted": {"model_options"},
     "models": {"errors", "job", "definition", "model_options", "scripted"},

@@ -7,12 +7,15 @@ import json
 from contextlib import suppress
 from typing import Any
 
+import psycopg
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from agent_executor import event_stream
 from agent_executor.errors import InvalidInput, Unavailable
 from agent_executor.event_stream import BEGINNING, Streams, first_position, follow
+from agent_executor.ledger import FINISHED_CHANNEL
+from agent_executor.notify import Listener
 
 CANARY = "canary-4711"
 
@@ -22,10 +25,13 @@ class FakeService:
 
     def __init__(self, *ids: str, status: str = "running") -> None:
         self.events = self.ledger = self
+        self.listener = Listener("host=nowhere.invalid")
         self.streams = Streams()
         self.stored = [(each, "x") for each in ids]
         self.status = status
+        self.interrupts: list[dict[str, Any]] | None = None
         self.away = False
+        self.looks = 0
         self.looked = asyncio.Event()
 
     def store(self, event_id: str, event_type: str = "x") -> None:
@@ -63,8 +69,9 @@ class FakeService:
 
     async def job(self, job_id: str, tenant: str) -> dict[str, Any]:
         assert (job_id, tenant) == ("job-1", "tenant-1")
+        self.looks += 1
         self.looked.set()
-        return {"status": self.status}
+        return {"status": self.status, "interrupts": self.interrupts}
 
 
 def _order(event_id: str) -> list[int]:
@@ -109,7 +116,7 @@ async def test_a_finished_job_is_replayed_to_its_end() -> None:
 async def test_a_reader_whose_credential_ends_is_told_nothing_more() -> None:
     service = FakeService("1-1", "1-2")
     looks = iter([True, False])
-    following = follow(service, "job-1", "default", BEGINNING, lambda: next(looks))  # type: ignore[arg-type]
+    following = follow(service, "job-1", "tenant-1", BEGINNING, lambda: next(looks))  # type: ignore[arg-type]
     async with asyncio.timeout(5):
         assert [event.id async for event in following] == ["1-1", "1-2"]
 
@@ -185,6 +192,62 @@ async def test_a_finished_job_ends_by_the_ledger_while_redis_is_away() -> None:
     assert [kind for _, kind in await heard(service)] == ["warning", "end"]
 
 
+QUESTIONS: list[dict[str, Any]] = [{"id": "one", "value": "how?"}, {"id": "two", "value": 2}]
+
+
+async def listened(service: FakeService, position: str, idle_s: float = 0.2) -> list[Any]:
+    """The events, as (id, event, data), of a reader that goes away after so long."""
+    found = []
+
+    async def read() -> None:
+        async for each in follow(service, "job-1", "tenant-1", position):  # type: ignore[arg-type]
+            found.append((each.id, each.event, json.loads(each.data or "").get("data")))
+
+    reading = asyncio.create_task(read())
+    await asyncio.sleep(idle_s)
+    reading.cancel()
+    return found
+
+
+@pytest.mark.parametrize("position", [BEGINNING, "1-7"])
+async def test_a_job_that_waits_and_whose_events_are_gone_asks_by_the_ledger(position: str) -> None:
+    service = FakeService(status="interrupted")
+    service.interrupts = QUESTIONS
+    warning, *asked = await listened(service, position)
+    assert warning[:2] == (None, "warning")
+    assert asked == [(None, "on_interrupt", each) for each in QUESTIONS]
+
+
+async def test_a_reader_that_has_seen_what_is_asked_is_not_told_again() -> None:
+    service = FakeService("1-1", status="interrupted")
+    service.interrupts = QUESTIONS
+    service.store("1-2", "on_interrupt")
+    found = await listened(service, BEGINNING, 0.05)
+    assert [each[:2] for each in found] == [("1-1", "x"), ("1-2", "on_interrupt")]
+    assert await listened(service, "1-2", 0.05) == []
+
+
+async def test_who_reads_on_while_the_events_expire_is_told_nothing() -> None:
+    service = FakeService(status="interrupted")
+    service.interrupts = QUESTIONS
+    service.store("1-1", "on_interrupt")
+    reading = asyncio.create_task(listened(service, BEGINNING))
+    await service.looked.wait()
+    service.stored.clear()
+    assert [kind for _, kind, _ in await reading] == ["on_interrupt"]
+
+
+async def test_a_job_whose_events_are_gone_goes_on_when_it_is_answered() -> None:
+    service = FakeService(status="interrupted")
+    service.interrupts = QUESTIONS[:1]
+    reading = asyncio.create_task(heard(service))
+    await asyncio.sleep(0.1)
+    service.status = "running"
+    service.store("2-1")
+    service.store("2-2", "end")
+    assert await reading == [(None, "warning"), (None, "on_interrupt"), ("2-1", "x"), ("2-2", "end")]
+
+
 async def test_an_end_that_arrives_between_two_looks_is_not_missed() -> None:
     service = FakeService("1-1")
 
@@ -239,6 +302,40 @@ async def test_a_reader_that_has_seen_the_end_is_not_told_that_events_are_gone()
     service = FakeService("1-1", status="completed")
     service.store("1-2", "end")
     assert "warning" not in [kind for _, kind in await heard(service, "1-2")]
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted", "queued"])
+async def test_who_waits_for_events_does_not_ask_the_ledger_all_the_time(status: str) -> None:
+    service = FakeService("1-1", status=status)
+    await listened(service, BEGINNING)
+    assert service.looks == 1
+
+
+async def test_a_reader_is_told_at_once_that_the_job_has_ended() -> None:
+    service = FakeService("1-1")
+    reading = asyncio.create_task(heard(service))
+    await service.looked.wait()
+    service.status = "failed"
+    service.listener._heard(psycopg.Notify(FINISHED_CHANNEL, "job-1", 1))
+    assert await reading == [("1-1", "x"), (None, "end")]
+
+
+async def test_an_end_that_nobody_was_told_of_is_found_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "_LOOK_S", 0.05)
+    service = FakeService("1-1")
+    reading = asyncio.create_task(heard(service))
+    await service.looked.wait()
+    service.status = "failed"
+    assert await reading == [("1-1", "x"), (None, "end")]
+
+
+async def test_a_reader_looks_after_a_gap_in_what_it_is_told() -> None:
+    service = FakeService("1-1")
+    reading = asyncio.create_task(heard(service))
+    await service.looked.wait()
+    service.status = "failed"
+    service.listener._after_gap()
+    assert await reading == [("1-1", "x"), (None, "end")]
 
 
 async def test_streams_end_when_the_process_goes_down() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
+import threading
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypedDict, cast
 from uuid import UUID
 
 import pytest
+from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
@@ -385,11 +388,60 @@ async def test_a_job_that_goes_beyond_a_limit_fails_and_is_told_which(
     assert not outcome.may_pass
 
 
+async def test_a_limit_that_a_node_sets_for_its_own_graph_is_none_of_the_jobs(run: Run) -> None:
+    circle = StateGraph(Seen)
+    circle.add_node("again", lambda state: {"seen": "x"})
+    circle.add_edge(START, "again")
+    circle.add_edge("again", "again")
+    endless = circle.compile()
+    made = StateGraph(Seen)
+    made.add_node("node", lambda state: endless.invoke(state, {"recursion_limit": 5}))
+    made.add_edge(START, "node")
+    outcome = await run({"graph": "mine"}, graphs=Graphs({"mine": made}))
+    assert outcome.error["type"] == "GraphRecursionError"
+    assert outcome.error["message"].startswith("Recursion limit of 5 reached")
+    assert "in <lambda>" in outcome.error["stack_trace"]
+
+
 @pytest.mark.parametrize("limits", [{"steps": 12}, {"model_calls": 2}, {"tokens": 60}, {"timeout_s": 60}])
 async def test_a_job_may_use_all_that_it_has(run: Run, limits: dict[str, Any]) -> None:
     replies = [{**CALLS_NOOP, "tokens": 30}, {"text": "done", "tokens": 30}]
     outcome = await run(agent(replies, tools=[NOOP]) | {"limits": limits})
     assert outcome.result == "done"
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"model_calls": 3}, "the job went beyond limits.model_calls (3)"),
+        ({"timeout_s": 0.4}, "the job went beyond limits.timeout_s (0.4)"),
+    ],
+)
+@pytest.mark.parametrize("is_bound", [False, True])
+async def test_a_node_in_a_thread_ends_at_a_limit_too(
+    run: Run, limits: dict[str, Any], message: str, is_bound: bool
+) -> None:
+    calls: list[float] = []
+    over = threading.Event()
+    model = FakeListChatModel(responses=["x"])
+
+    def node(state: Seen, config: RunnableConfig) -> Seen:
+        try:
+            for _ in range(40):
+                model.invoke("x", config) if is_bound else model.invoke("x")
+                calls.append(time.monotonic())
+                time.sleep(0.1)
+        finally:
+            over.set()
+        return {"seen": "x"}
+
+    made = StateGraph(Seen)
+    made.add_node("node", node)
+    made.add_edge(START, "node")
+    outcome = await run({"graph": "mine", "limits": limits}, graphs=Graphs({"mine": made}))
+    assert (outcome.error["type"], outcome.error["message"]) == ("LimitExceeded", message)
+    assert await asyncio.to_thread(over.wait, 2), "the thread runs on"
+    assert len(calls) <= 6
 
 
 async def test_what_a_job_used_before_it_was_cut_off_counts(run: Run) -> None:

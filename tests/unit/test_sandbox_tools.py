@@ -499,6 +499,35 @@ async def test_a_tool_may_interrupt_and_is_answered_in_order(sandbox: Sandbox, k
     assert state["messages"][-1].content == "a {'b': 1}"
 
 
+ODD = "@tool\ndef one() -> str:\n    'T.'\n    return repr(interrupt({{'ask': {value}}}))\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "asked", "repair"),
+    [
+        ("2**70", str(2**70), "an integer beyond 64 bits became a string"),
+        ("'a\\ud800'", "a\ufffd", "lone surrogates were replaced"),
+        ("'a\\0'", "a\ufffd", "NUL characters were replaced"),
+        ("float('nan')", None, "a number that is not finite became null"),
+    ],
+)
+async def test_what_a_tool_asks_is_repaired_and_that_is_told(
+    sandbox: Sandbox, value: str, asked: Any, repair: str
+) -> None:
+    parsed = Definition.model_validate(agent([{"text": "x"}], tools=[tool("one", HEAD + ODD.format(value=value))]))
+    config: Any = {"configurable": {"thread_id": "job-1"}}
+    given: Any = {"messages": [AIMessage("", tool_calls=[{"name": "one", "args": {}, "id": "call-1"}])]}
+    told = []
+    async with sandbox.box(parsed.tool_definitions) as box:
+        graph = _graph(await box.tools(), checkpointer=InMemorySaver())
+        async for item in graph.astream(given, config, stream_mode="custom"):
+            told.append(item)
+        state = await graph.aget_state(config)
+    assert [each.value for each in state.interrupts] == [{"ask": asked}]
+    message = f"what tool one asks was repaired: {repair}"
+    assert told == [{"event_type": "warning", "data": {"message": message, "about": "tool one"}}]
+
+
 LOCKED = (
     "import asyncio\nlock = asyncio.Lock()\n@tool\nasync def one(n: int) -> str:\n    'T.'\n"
     "    async with lock:\n        await asyncio.sleep(0.05)\n"

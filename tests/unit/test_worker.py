@@ -64,7 +64,9 @@ class FakeLedger:
         self._fail("finish")
         self.finished[claim.job_id] = outcome
 
-    async def interrupt(self, claim: Claim, asked: Any, traceparent: str | None, event_count: int) -> Status:
+    async def interrupt(
+        self, claim: Claim, asked: Any, traceparent: str | None, event_count: int, usage: Any
+    ) -> Status:
         self._fail("interrupt")
         self.interrupted.append(claim.job_id)
         return self.becomes

@@ -9,16 +9,19 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Protocol
 
 from langchain.tools import ToolRuntime
 from langchain_core.messages import RemoveMessage, ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from langgraph.config import get_stream_writer
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.types import Command, interrupt
 
 from ..errors import ToolFailed, ToolScriptError
+from ..strict_json import scrub
 from .process import Ask
 
 _CONFIGURABLE = ("thread_id", "checkpoint_ns", "checkpoint_id", "idempotency_key")  # the rest may hold secrets
@@ -65,7 +68,7 @@ def tool(spec: Mapping[str, Any]) -> BaseTool:
             "configurable": _configurable(runtime),
             "state": _state(runtime.state, fields),
         }
-        reply = await current.get().call(str(name), request, _interrupt)
+        reply = await current.get().call(str(name), request, partial(_interrupt, str(name)))
         return _answered(_result(str(name), reply), str(name), runtime.tool_call_id)
 
     made = StructuredTool(
@@ -113,8 +116,15 @@ def _state(state: Any, fields: list[str] | None) -> Any:
     return {name: state[name] for name in fields if name in state}
 
 
-def _interrupt(value: Any, schema: Any) -> Any:
-    return interrupt(value, response_schema=schema if isinstance(schema, dict) else None)
+def _interrupt(name: str, value: Any, schema: Any) -> Any:
+    """Ask what the tool asks, repaired where it could not be stored; that is told, since people see it."""
+    repairs: list[str] = []
+    asked = scrub(value, repairs.append)
+    expected = scrub(schema, repairs.append) if isinstance(schema, dict) else None
+    for what in dict.fromkeys(repairs):
+        warning = {"message": f"what tool {name} asks was repaired: {what}", "about": f"tool {name}"}
+        get_stream_writer()({"event_type": "warning", "data": warning})
+    return interrupt(asked, response_schema=expected)
 
 
 def _result(name: str, reply: Mapping[str, Any]) -> Any:
