@@ -12,7 +12,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType,
 from nats.js.errors import APIError, NotFoundError
 from structlog.testing import capture_logs
 
-from agent_executor.broker import Broker
+from agent_executor.broker import Broker, _form, server
 
 
 class Found:
@@ -176,3 +176,38 @@ async def test_closing_what_was_never_open() -> None:
     broker = Broker("nats://nowhere.invalid", stream="JOBS", consumer="workers")
     assert not broker.connected
     await broker.close()
+
+
+@pytest.mark.parametrize(
+    ("now", "credentials", "closes"),
+    [
+        ("nats://user:rotated@h:1", None, False),  # asked for at the next connection anyway
+        ("nats://user:first@elsewhere:1", None, True),
+        ("nats://token@h:1", None, True),
+        ("nats://h:1", None, True),
+        ("nats://user:first@h:1", "a .creds file", True),
+    ],
+)
+async def test_another_way_to_connect_is_taken_at_once(now: str, credentials: str | None, closes: bool) -> None:
+    said: list[Any] = ["nats://user:first@h:1", None]
+    broker = Broker(lambda: said[0], stream="JOBS", consumer="workers", credentials=lambda: said[1])
+    closed: list[bool] = []
+
+    class Connected:
+        async def close(self) -> None:
+            closed.append(True)
+
+    broker._client = Connected()  # type: ignore[assignment]
+    broker._form = _form(broker._server())
+    said[:] = [now, credentials]
+    await broker.renew()
+    assert closed == [True] * closes
+
+
+async def test_what_a_url_holds_is_decoded_and_asked_for_again() -> None:
+    said = ["nats://us%40er:p%2Fw@h:1,nats://us%40er:p%2Fw@i:2"]
+    found = server(lambda: said[0], lambda: None)
+    assert found["servers"] == ["nats://h:1", "nats://i:2"]
+    assert (found["user"](), found["password"]()) == ("us@er", "p/w")
+    said[0] = "nats://u:rotated@h:1"
+    assert found["password"]() == "rotated"

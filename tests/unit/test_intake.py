@@ -128,6 +128,12 @@ def made(broker: FakeBroker, ledger: FakeLedger) -> Intake:
 async def take(message: FakeMessage, *failures: Exception) -> tuple[FakeBroker, FakeLedger]:
     """Let the intake deal with one message, then drain it."""
     broker, ledger = FakeBroker(message), FakeLedger(*failures)
+    await take_all(broker, ledger)
+    return broker, ledger
+
+
+async def take_all(broker: FakeBroker, ledger: FakeLedger) -> None:
+    """Let the intake deal with what the broker has, then drain it."""
     broker.ready.set()
     part = made(broker, ledger)
     running = asyncio.create_task(part.run())
@@ -135,7 +141,6 @@ async def take(message: FakeMessage, *failures: Exception) -> tuple[FakeBroker, 
         await broker.idle.wait()
         await part.drain()
         await running
-    return broker, ledger
 
 
 async def test_an_accepted_job_is_acked_once_it_is_committed() -> None:
@@ -248,13 +253,7 @@ async def test_a_large_message_is_read_in_a_thread(monkeypatch: pytest.MonkeyPat
 async def test_a_bug_buries_its_message_and_holds_up_no_other() -> None:
     bad, good = FakeMessage(GOOD), FakeMessage({**GOOD, "id": "2"})
     broker, ledger = FakeBroker(bad, good), FakeLedger(RuntimeError("a bug"))
-    broker.ready.set()
-    part = made(broker, ledger)
-    running = asyncio.create_task(part.run())
-    async with asyncio.timeout(5):
-        await broker.idle.wait()
-        await part.drain()
-        await running
+    await take_all(broker, ledger)
     assert [(subject, payload) for subject, payload, _ in broker.dead] == [("agent.dead.internal", bad.data)]
     assert (bad.done, good.done) == (["term"], ["ack"])
     assert [each.event_id for each in ledger.accepted] == ["2"]

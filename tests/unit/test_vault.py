@@ -367,7 +367,11 @@ async def test_a_login_that_is_refused_postpones_jobs_and_fails_none(client: Fak
         await Credentials({}, refused, {}, str).of("openai")
 
 
-async def test_a_token_that_runs_out_for_good_is_told_of_once(client: FakeClient) -> None:
+async def test_a_token_that_runs_out_for_good_is_told_of_once(
+    client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault, "_LONGEST_PAUSE_S", 0.01)
+
     class Short(FakeLogin):
         def __call__(self, client: Any) -> Grant:
             return Grant(TOKEN, 0.1, renewable=False)
