@@ -1,9 +1,9 @@
 """LangGraph checkpoints in PostgreSQL, fenced by the claim.
 
 Owns the choice of saver, what it may deserialise, and its writes (`checkpoints.sql`): those of all running jobs go
-together, and each asserts its claim's fence in the same statement, so that a worker that lost its job can write nothing,
-and one that freezes holds no lock. The tables are made by our migrations; the saver's own `setup()` is never called (it
-races, and needs CREATE rights even when there is nothing to do).
+together, and each asserts its claim's fence in the same statement, so that a worker that lost its job can write
+nothing, and one that freezes holds no lock. The tables are made by our migrations; the saver's own `setup()` is never
+called (it races, and needs CREATE rights even when there is nothing to do).
 """
 
 from __future__ import annotations
@@ -225,9 +225,7 @@ def _split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return inline, large
 
 
-async def _commit(
-    connection: AsyncConnection[DictRow], works: Sequence[_Rows], alone: bool
-) -> Mapping[Hashable, bool]:
+async def _commit(connection: AsyncConnection[DictRow], works: Sequence[_Rows], alone: bool) -> Mapping[Hashable, bool]:
     """Write what belongs to claims that hold; returns these."""
     claims = {work.claim for work in works}
     parameters: dict[str, Any] = {"job_ids": [job_id for job_id, _ in claims], "fences": [fence for _, fence in claims]}

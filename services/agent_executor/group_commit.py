@@ -31,8 +31,8 @@ MAX_BYTES = 4 * 2**20
 _BYTES_A_SECOND = 2**20  # what the slowest database we wait for takes in
 
 Commit = Callable[[AsyncConnection[DictRow], Sequence[W], bool], Awaitable[Mapping[Hashable, R]]]
-"""Commit all works in one statement, and say what came of them, by owner. An owner that is not there was passed over: it
-is tried again alone, which the last argument says, and then has no result."""
+"""Commit all works in one statement, and say what came of them, by owner. An owner that is not there was passed over:
+it is tried again alone, which the last argument says, and then has no result."""
 
 
 @dataclass(eq=False)

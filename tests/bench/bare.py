@@ -34,9 +34,7 @@ async def main(dsn: str, jobs: int, in_flight: int, savers: str) -> None:
                 saver = shared if savers == "shared" else AsyncPostgresSaver(pool)  # type: ignore[arg-type]
                 graph = plain.graph.copy({"checkpointer": saver})
                 config: Any = {"configurable": {"thread_id": uuid.uuid4().hex}}
-                stream = graph.astream(
-                    {"items": ["0"]}, config, stream_mode=["values", "custom"], durability="sync"
-                )
+                stream = graph.astream({"items": ["0"]}, config, stream_mode=["values", "custom"], durability="sync")
                 async for _ in stream:
                     pass
 

@@ -80,8 +80,11 @@ def _figures(case: Case, found: Mapping[str, list[Rate]]) -> list[Figure]:
         cpu = statistics.median(rate.cpu_ms for rate in rates)
         spread = f"{min(r.jobs_a_second for r in rates):.0f}-{max(r.jobs_a_second for r in rates):.0f}"
         base = statistics.median(rate.jobs_a_second for rate in found["shared"])
-        print(f"{case.in_flight:3d} in flight, {case.processes} p, {name:7s} {median:6.1f}/s ({spread}) "
-              f"{median / base:5.2f} x bare, {cpu:5.2f} ms CPU a job", flush=True)
+        print(
+            f"{case.in_flight:3d} in flight, {case.processes} p, {name:7s} {median:6.1f}/s ({spread}) "
+            f"{median / base:5.2f} x bare, {cpu:5.2f} ms CPU a job",
+            flush=True,
+        )
     return []
 
 
