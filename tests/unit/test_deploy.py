@@ -87,9 +87,10 @@ def test_every_file_of_deploy_is_used() -> None:
 def test_the_reader_of_these_tests_and_kustomize_agree(name: str) -> None:
     said = subprocess.run(["kubectl", "kustomize", DEPLOY / name], capture_output=True, text=True, check=True).stdout
     for document in yaml.safe_load_all(said):
-        if document["kind"] == "ConfigMap":  # its name has a hash, and so must have what names it
+        if document["kind"] == "ConfigMap":  # its name has a hash, and so has what names it
             hashed = document["metadata"]["name"]
             assert re.fullmatch("agent-executor-[a-z0-9]{10}", hashed)
+            assert said.count(hashed) == 2
             said = said.replace(hashed, "agent-executor")
     assert sorted(yaml.safe_load_all(said), key=kind_and_name) == sorted(built(name), key=kind_and_name)
 
