@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
-DEPLOYED = ("overlays/knative", "overlays/keda", "migrations", "test-runner")
+DEPLOYED = ("overlays/knative", "overlays/keda", "migrations", "test-runner", "test-job")
 _KNOWN = {"apiVersion", "kind", "resources", "components", "images", "configMapGenerator", "configurations"}
 
 Document = dict[str, Any]

@@ -30,7 +30,7 @@ SCHEMAS = {
 KUBERNETES = ("1.31", "1.37")
 IMAGE = "95.216.151.243:30500/agent-executor"
 SERVICES = {"overlays/knative": "http1", "overlays/keda": "http"}
-NAMESPACES = {name: "langgraph" if name == "test-runner" else "bizmatters-dev" for name in DEPLOYED}
+NAMESPACES = {name: "langgraph" if name.startswith("test") else "bizmatters-dev" for name in DEPLOYED}
 E2E = {"NATS_URL", "TEST_POSTGRES_URI", "TEST_REDIS_URL", "VAULT_ADDR", "VAULT_TOKEN", "AGENT_EXECUTOR_URL"}
 UVICORN_S = 10  # docs/operations.md: what a process needs beyond SHUTDOWN_GRACE_S
 QUEUE_PROXY_S = 30  # what Knative's queue-proxy waits for late requests before the service hears of its end
@@ -104,6 +104,7 @@ def test_names_are_those_of_the_contract(name: str) -> None:
     documents = built(name)
     assert {each["metadata"]["namespace"] for each in documents} == {NAMESPACES[name]}
     assert {each["image"] for each in containers(documents)} == {f"{IMAGE}:unset"}
+    assert f'sed "s|{IMAGE}:unset|' in (ROOT / "docs/deployment.md").read_text()
     accounts = {each["metadata"]["name"] for each in documents if each["kind"] == "ServiceAccount"}
     assert accounts == {pod["serviceAccountName"] for pod in pods(documents) if "serviceAccountName" in pod}
     assert accounts == ({vault_init("SERVICE_ACCOUNT")} if name in SERVICES else set())
@@ -306,10 +307,10 @@ def test_the_migration_job_runs_the_image_with_the_runners_variables() -> None:
 
 
 def test_the_test_runner_is_there_to_run_the_session() -> None:
-    documents = built("test-runner")
-    pod = one(documents, "Pod")
+    pod = one(built("test-runner"), "Pod")
     assert pod["metadata"]["name"] == "test-runner"
-    (waiting,), job = pod["spec"]["containers"], one(documents, "Job")["spec"]
+    (waiting,), job = pod["spec"]["containers"], one(built("test-job"), "Job")["spec"]
+    assert job["template"]["metadata"]["labels"] == pod["metadata"]["labels"]
     (running,) = job["template"]["spec"]["containers"]
     assert running["command"] == ["nox", "-s", "e2e"]
     assert job["backoffLimit"] == 0
