@@ -37,7 +37,7 @@ SECRET = "e2e"  # noqa: S105 - its name
 _ALL_S = 3.5  # what is left of 5 seconds is for starting Python
 _ANSWER_S = 3
 _TIMEOUT_S = "60"
-_FORBIDDEN, _NOT_FOUND, _SEALED = 403, 404, 503
+_BAD_REQUEST, _FORBIDDEN, _NOT_FOUND, _SEALED = 400, 403, 404, 503
 
 Found = Mapping[str, str]
 
@@ -60,15 +60,14 @@ def main(tests: str, artifacts: str, environment: Mapping[str, str]) -> list[str
     """Everything that keeps the tests at `tests` from running, one sentence for each; empty if nothing does."""
     found = {name: value for name, value in environment.items() if value}
     bad = {name: said for name, kind in KINDS.items() if (said := _look(name, kind, found))}
-    if not bad.keys() & {"VAULT_ADDR", "VAULT_TOKEN"}:
+    if "VAULT_ADDR" not in bad:
         try:
-            access(found)
+            access(found, with_token=False)
         except Misconfigured as error:  # of the variables that have a default
             bad["VAULT_ADDR"] = str(error)
-    probes = {name: kind.ask for name, kind in KINDS.items() if kind.ask and name in found and name not in bad}
-    if bad.keys() & {"VAULT_ADDR", "VAULT_TOKEN"}:
-        probes.pop("VAULT_ADDR", None)
-    return [*bad.values(), *_places(tests, artifacts), *_all_at_once(probes, found)]
+    known = {name: value for name, value in found.items() if name not in bad}
+    probes = {name: kind.ask for name, kind in KINDS.items() if kind.ask and name in known}
+    return [*bad.values(), *_places(tests, artifacts), *_all_at_once(probes, known)]
 
 
 def timeout_s(environment: Mapping[str, str]) -> float:
@@ -86,7 +85,7 @@ def nats_server(url: str) -> dict[str, Any]:
 
 def vault_client(place: Access) -> httpx.Client:
     """A client of Vault's HTTP API that sends the token."""
-    headers = {"X-Vault-Token": place.token}
+    headers = {"X-Vault-Token": place.token} if place.token else {}
     if place.namespace:
         headers["X-Vault-Namespace"] = place.namespace
     trusted = ssl.create_default_context(cafile=place.cacert) if place.cacert else True
@@ -190,7 +189,8 @@ async def _jetstream(url: str, told: list[str]) -> None:
 
 
 def _vault(found: Found) -> None:
-    place = access(found)
+    """Without a token, whether Vault answers."""
+    place = access(found, with_token=False)
     where, secret = _address(place.addr), place.data(SECRET)
     try:
         with vault_client(place) as client:
@@ -200,6 +200,8 @@ def _vault(found: Found) -> None:
         raise Unusable(f"VAULT_ADDR is unreachable: {where}: {_reason(error)}") from None
     if token == _SEALED:
         raise Unusable(f"VAULT_ADDR cannot be used: {where}: sealed, or not ready")
+    if not place.token and token in (_BAD_REQUEST, _FORBIDDEN):
+        return
     if token == _FORBIDDEN:
         raise Unusable(f"VAULT_TOKEN is refused: {where}: wrong, revoked or expired")
     if not httpx.codes.is_success(token):

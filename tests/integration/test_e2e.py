@@ -11,14 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-import httpx
 import pytest
 
-from tests.integration.fixtures.postgres import Database
 from tests.integration.fixtures.secrets import GuardedNats, GuardedRedis
-from tests.integration.fixtures.service import Service, surroundings
-from tests.integration.fixtures.tenants import key
-from tier3.stack import Nats, Redis, Stack
+from tier3.stack import Nats, Stack
 from tier3.stack.ports import HOST, free_port
 
 pytestmark = pytest.mark.xdist_group("e2e")
@@ -53,33 +49,6 @@ def suite(artifacts: Path) -> ET.Element:
     return found
 
 
-@pytest.fixture(scope="module")
-def deployment(stack: Stack, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What the environment of a test-runner says of a service that runs, with its key in Vault."""
-    place = tmp_path_factory.mktemp("e2e")
-    stack.postgres.create_database("e2e", template)
-    database = Database(stack.postgres, "e2e")
-    with Nats(place) as nats, Redis(place) as redis:
-        service = Service(surroundings(database, nats, redis, stack) | {"AUTH_MODE": "token"}, place / "service.log")
-        try:
-            service.ready()
-            secret = {"data": {"api_key": key(database, "e2e")}}
-            headers = {"X-Vault-Token": stack.vault.token}
-            httpx.post(f"{stack.vault.addr}/v1/secret/data/e2e/e2e", json=secret, headers=headers).raise_for_status()
-            yield {
-                "NATS_URL": nats.url,
-                "TEST_POSTGRES_URI": stack.postgres.dsn("e2e"),
-                "TEST_REDIS_URL": redis.url,
-                "VAULT_ADDR": stack.vault.addr,
-                "VAULT_TOKEN": stack.vault.token,
-                "VAULT_PATH": "e2e",
-                "AGENT_EXECUTOR_URL": str(service.http.base_url),
-            }
-        finally:
-            service.close()
-    stack.postgres.drop_database("e2e")
-
-
 @pytest.fixture
 def silent() -> Iterator[str]:
     """An address that takes connections and never answers."""
@@ -98,29 +67,21 @@ def test_a_deployed_service_passes(deployment: dict[str, str], tmp_path: Path) -
     assert "completed" in (tmp_path / "e2e.log").read_text()
 
 
-def test_without_a_url_the_cases_by_http_are_left_out_and_the_report_says_so(
-    deployment: dict[str, str], tmp_path: Path
+def test_nobody_there_is_a_failure_and_cases_that_are_left_out_are_told(
+    own_nats: Nats, deployment: dict[str, str], tmp_path: Path
 ) -> None:
-    """On what runs without a service, so that this takes no time."""
-    ended = nox(deployment | {"AGENT_EXECUTOR_URL": ""}, tmp_path, "-k", "secret or http or key")
-    said = "cases by HTTP were deselected, because AGENT_EXECUTOR_URL is not set"
-    assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
-    assert said in ended.stdout
-    [stated] = [each.get("value") for each in suite(tmp_path).iter("property") if each.get("name") == "http"]
-    assert said in (stated or "")
-    assert suite(tmp_path).get("tests") == "2"
-
-
-def test_nobody_there_is_a_failure(own_nats: Nats, deployment: dict[str, str], tmp_path: Path) -> None:
     there = deployment | {"NATS_URL": own_nats.url, "AGENT_EXECUTOR_URL": "", "E2E_TIMEOUT_S": "1"}
     ended = nox(there, tmp_path, "-k", "twenty")
     assert ended.returncode == 1
     assert "NATS has no stream AGENT_STATUS: no service has started on it" in ended.stdout
     assert "skipped" not in ended.stdout
+    said = "7 cases by HTTP were deselected, because AGENT_EXECUTOR_URL is not set"
+    assert said in ended.stdout
+    assert [each.get("value") for each in suite(tmp_path).iter("property") if each.get("name") == "http"] == [said]
 
 
 def test_whatever_is_missing_is_named_at_once_and_the_session_fails(tmp_path: Path) -> None:
-    ended = nox({"TESTS_PATH": "tests/nowhere"}, tmp_path)
+    ended = nox({"TESTS_PATH": "tests/nowhere", "VAULT_TOKEN": ""}, tmp_path)
     assert ended.returncode == 1
     assert [name for name in REQUIRED if f"{name} is missing" not in ended.stderr] == []
     assert "TESTS_PATH names tests/nowhere, which is not there" in ended.stderr
@@ -155,18 +116,19 @@ def test_servers_that_do_not_answer_cost_five_seconds_in_all(silent: str, tmp_pa
         "TEST_POSTGRES_URI": f"postgresql://a:{SECRET}@{silent}/b",
         "TEST_REDIS_URL": f"redis://:{SECRET}@{silent}/0",
         "VAULT_ADDR": f"http://{silent}",
-        "VAULT_TOKEN": SECRET,
+        "VAULT_TOKEN": "",
     }
     begun = time.monotonic()
     said = check(urls, tmp_path)
     assert time.monotonic() - begun < WITHIN_S
-    assert [each.split(f": {silent}: ")[0] for each in said] == [f"{name} is unreachable" for name in REQUIRED[:4]]
+    assert [each.split(f": {silent}: ")[0] for each in said] == [
+        "VAULT_TOKEN is missing",
+        *(f"{name} is unreachable" for name in REQUIRED[:4]),
+    ]
 
 
 def test_servers_that_refuse_are_told_apart(deployment: dict[str, str], stack: Stack, tmp_path: Path) -> None:
     with GuardedNats(tmp_path) as nats, GuardedRedis(tmp_path) as redis:
-        right = {"NATS_URL": nats.url, "TEST_REDIS_URL": redis.url}
-        assert check(deployment | right, tmp_path) == []
         wrong = {
             "NATS_URL": f"nats://someone:{SECRET}@{HOST}:{nats.port}",
             "TEST_POSTGRES_URI": stack.postgres.dsn("nowhere"),
@@ -177,5 +139,9 @@ def test_servers_that_refuse_are_told_apart(deployment: dict[str, str], stack: S
             f"NATS_URL is refused: {HOST}:{nats.port}: wrong user, password or token",
             f'TEST_POSTGRES_URI is refused: {HOST}:{stack.postgres.port}: database "nowhere" does not exist',
             f"TEST_REDIS_URL is refused: {HOST}:{redis.port}: wrong user or password",
-            f"VAULT_ADDR cannot be used: {stack.vault.addr[7:]}: there is no secret secret/data/elsewhere/e2e",
+            f"VAULT_TOKEN is refused: {stack.vault.addr[7:]}: it may not read secret/data/elsewhere/e2e",
         ]
+    empty = {"VAULT_TOKEN": stack.vault.token, "VAULT_PATH": "elsewhere"}
+    assert check(deployment | empty, tmp_path) == [
+        f"VAULT_ADDR cannot be used: {stack.vault.addr[7:]}: there is no secret secret/data/elsewhere/e2e"
+    ]
