@@ -84,7 +84,9 @@ def e2e(session: nox.Session) -> None:
     if wrong := session.run(*check, silent=True, stderr=None, success_codes=[0, 64]):
         session.error(wrong)
     reports = (f"--junit-xml={ARTIFACTS_DIR}/e2e.xml", f"--log-file={ARTIFACTS_DIR}/e2e.log", "--log-file-level=info")
-    session.run("python", "-m", "pytest", "-p", "no:cacheprovider", *reports, TESTS_PATH, *session.posargs)
+    elsewhere_nothing = ("-p", "no:cacheprovider", "--capture=sys")  # a pod's root is read-only
+    options = (*elsewhere_nothing, "--tb=short", *reports)  # longer ones show arguments, passwords among them
+    session.run("python", "-m", "pytest", *options, TESTS_PATH, *session.posargs)
 
 
 @nox.session(default=False, tags=["local", "ci"])

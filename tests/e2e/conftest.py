@@ -42,6 +42,15 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"{config.stash[_DESELECTED]} {WITHOUT_HTTP}", yellow=True)
 
 
+class Hidden(str):
+    """A string that a failure's report does not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "[hidden]"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def environment(
     pytestconfig: pytest.Config, record_testsuite_property: Callable[[str, object], None]
@@ -49,7 +58,7 @@ def environment(
     """The environment; JUnit's report says which cases by HTTP there are."""
     deselected = pytestconfig.stash.get(_DESELECTED, 0)
     record_testsuite_property("http", f"{deselected} {WITHOUT_HTTP}" if deselected else "selected")
-    return os.environ
+    return {name: Hidden(value) for name, value in os.environ.items()}
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +102,7 @@ def api_key(environment: Mapping[str, str]) -> str:
     assert answer.status_code == httpx.codes.OK, answer.status_code
     found: Any = answer.json()["data"]["data"]
     assert found.get("api_key"), f"the secret {place.data(SECRET)} has no field api_key"
-    return str(found["api_key"])
+    return Hidden(found["api_key"])
 
 
 @pytest.fixture
@@ -123,4 +132,4 @@ def secrets(environment: Mapping[str, str], api_key: str) -> list[str]:
     urls = [environment[name] for name in ("NATS_URL", "TEST_POSTGRES_URI", "TEST_REDIS_URL")]
     passwords = [urlsplit(url.split(",")[0]).password or "" for url in urls]
     known = [api_key, environment["VAULT_TOKEN"], *passwords, *map(unquote, passwords)]
-    return [each for each in known if len(each) >= LONG]
+    return [Hidden(each) for each in known if len(each) >= LONG]

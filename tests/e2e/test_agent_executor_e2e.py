@@ -66,7 +66,7 @@ async def test_a_job_with_a_tool_and_a_subagent(
     assert len({each.partition("/")[0] for each in written}) >= 2, "of the orchestrator and of its specialist"
 
 
-async def test_a_job_that_fails(broker: Broker, listen: Listen) -> None:
+async def test_a_job_that_fails(broker: Broker, redis: Redis, listen: Listen) -> None:
     job_id = new_id()
     async with listen(job_id) as listener:
         await broker.publish(event(job(failing(), job_id)))
@@ -79,6 +79,7 @@ async def test_a_job_that_fails(broker: Broker, listen: Listen) -> None:
     error = outcome["data"]["error"]
     assert (error["type"], error["message"]) == ("ValueError", "no luck")
     assert isinstance(error["stack_trace"], str)
+    assert await stored(redis, job_id) == heard
 
 
 async def test_a_job_that_is_sent_twice_runs_once(broker: Broker, redis: Redis, checkpoints: Checkpoints) -> None:

@@ -13,6 +13,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from tests.integration.fixtures.deployment import CREDENTIALS, PASSWORD
 from tests.integration.fixtures.secrets import GuardedNats, GuardedRedis
 from tier3.stack import Nats, Stack
 from tier3.stack.ports import HOST, free_port
@@ -75,6 +76,8 @@ def test_nobody_there_is_a_failure_and_cases_that_are_left_out_are_told(
     assert ended.returncode == 1
     assert "NATS has no stream AGENT_STATUS: no service has started on it" in ended.stdout
     assert "skipped" not in ended.stdout
+    written = "".join(path.read_text() for path in tmp_path.glob("e2e.*"))
+    assert [each for each in (PASSWORD, CREDENTIALS, deployment["VAULT_TOKEN"]) if each in ended.stdout + written] == []
     said = "7 cases by HTTP were deselected, because AGENT_EXECUTOR_URL is not set"
     assert said in ended.stdout
     assert [each.get("value") for each in suite(tmp_path).iter("property") if each.get("name") == "http"] == [said]
