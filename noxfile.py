@@ -29,12 +29,18 @@ TESTING = {
     "VAULT_TOKEN": os.environ.get("VAULT_TOKEN", "root"),
 }
 
+TESTS_PATH = os.environ.get("TESTS_PATH") or "tests/e2e/test_agent_executor_e2e.py"
+ARTIFACTS_DIR = os.environ.get("ARTIFACTS_DIR") or "artifacts"
 
-def sync(session: nox.Session, *groups: str) -> None:
+
+def sync(session: nox.Session, *groups: str, service: bool = True) -> None:
     """Bring the session's environment in step with uv.lock: the service, and these dependency groups."""
+    if session.venv_backend == "none":
+        return  # an image, where everything is installed already
     here = session.virtualenv.location
     uv = ("uv", "sync", "--locked", "--quiet", "--compile-bytecode", f"--python={here}")
-    session.run_install(*uv, *(f"--group={group}" for group in groups), env={"UV_PROJECT_ENVIRONMENT": here})
+    option = "--group" if service else "--only-group"
+    session.run_install(*uv, *(f"{option}={group}" for group in groups), env={"UV_PROJECT_ENVIRONMENT": here})
 
 
 def tests(session: nox.Session, stage: str, *options: str) -> None:
@@ -64,6 +70,23 @@ def integration(session: nox.Session) -> None:
     """Tests against real servers that it starts itself; --external uses those in the environment."""
     sync(session, "integration")
     tests(session, "integration", "--numprocesses=3", "--dist=loadgroup")
+
+
+@nox.session(default=False, tags=["ci"])
+def e2e(session: nox.Session) -> None:
+    """Tests of a deployed service, from outside; artifacts/e2e.xml and e2e.log tell how it went.
+
+    On the servers that NATS_URL, TEST_POSTGRES_URI, TEST_REDIS_URL, VAULT_ADDR and VAULT_TOKEN name, and by HTTP where
+    AGENT_EXECUTOR_URL is set; also TESTS_PATH, ARTIFACTS_DIR. Arguments go to pytest.
+    """
+    sync(session, "e2e", service=False)
+    check = ("python", "-m", "tier3.e2e", TESTS_PATH, ARTIFACTS_DIR)
+    if wrong := session.run(*check, silent=True, stderr=None, success_codes=[0, 64]):
+        session.error(wrong)
+    reports = (f"--junit-xml={ARTIFACTS_DIR}/e2e.xml", f"--log-file={ARTIFACTS_DIR}/e2e.log", "--log-file-level=info")
+    elsewhere_nothing = ("-p", "no:cacheprovider", "--capture=sys")  # a pod's root is read-only
+    options = (*elsewhere_nothing, "--tb=short", *reports)  # longer ones show arguments, passwords among them
+    session.run("python", "-m", "pytest", *options, TESTS_PATH, *session.posargs)
 
 
 @nox.session(default=False, tags=["local", "ci"])

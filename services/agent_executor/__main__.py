@@ -9,6 +9,7 @@ USAGE = """usage: python -m agent_executor COMMAND
 
 commands:
   api-key   make, list and revoke keys for callers of HTTP; api-key --help has the rest
+  audit     tell who did what, and who was refused; audit --help has the rest
   migrate   apply the pending files of MIGRATION_DIR to the database (POSTGRES_*); migrate --help has the rest
 """
 
@@ -20,6 +21,10 @@ def main(arguments: list[str]) -> int:
             from .migrate.command_line import main as migrate
 
             return migrate(words, os.environ)
+        case ["audit", *words]:
+            from .audit_command import main as audit
+
+            return audit(words, os.environ)
         case ["api-key", *words]:
             from .api_key_command import main as api_key
 

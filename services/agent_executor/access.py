@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import structlog
 from fastapi import Request
 
 from .callers import ANONYMOUS, Authenticator, Caller, Holds
@@ -40,8 +39,6 @@ _REALM = 'Bearer realm="agent-executor"'
 _NONE = "a credential is required: Authorization: Bearer CREDENTIAL"
 _BAD = "the credential is not valid"
 
-log = structlog.get_logger()
-
 
 async def authorize(request: Request) -> None:
     """Let the request go on, with `request.state.caller` and `request.state.holds` set, or raise.
@@ -61,9 +58,6 @@ async def authorize(request: Request) -> None:
             raise _lacking(needed)
     except (Unauthenticated, Forbidden) as error:
         _count(error)
-        if isinstance(error, Forbidden):
-            caller = getattr(request.state, "caller", None)
-            log.info("access_refused", route=route, caller=caller and caller.name, reason=str(error))
         raise
 
 
@@ -72,7 +66,6 @@ def demand(request: Request, scope: str) -> None:
     if not request.state.caller.may(scope):
         error = _lacking((scope,))
         _count(error)
-        log.info("access_refused", route=f"{request.method} /", caller=request.state.caller.name, reason=str(error))
         raise error
 
 

@@ -23,7 +23,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from sse_starlette.sse import EventSourceResponse
 from starlette.exceptions import HTTPException
 
-from . import access, job, strict_json, tracing, validation
+from . import access, job, refusals, strict_json, tracing, validation
 from .api_models import (
     Accepted,
     ErrorBody,
@@ -159,14 +159,14 @@ async def receive_event(
     look = validation.look(service.graphs.names)
     read = await _read(request, lambda body: job.from_http(content_type, request.headers, body, look))
     access.demand(request, "jobs:control" if isinstance(read, Answer) else "jobs:submit")
-    asked = replace(read, tenant=_tenant(request))
+    asked = replace(read, tenant=_tenant(request), origin=refusals.origin(request))
     wait_s = wait if wait is not None else _preferred_wait(request.headers.getlist("prefer"))
     try:
         if not wait_s:
             return _accepted(await _take(service, asked, "data."))
         return await _take_and_wait(service, asked, wait_s)
     except Conflict as error:
-        return _error_response(error, 400)
+        return _error_response(request, error, 400)
 
 
 @router.post(
@@ -180,7 +180,8 @@ async def submit_job(request: Request) -> Response:
     service = _service(request)
     look = validation.look(service.graphs.names)
     submission = await _read(request, lambda body: job.from_json(body, look))
-    return _accepted(await _accept(service, replace(submission, tenant=_tenant(request))))
+    asked = replace(submission, tenant=_tenant(request), origin=refusals.origin(request))
+    return _accepted(await _accept(service, asked))
 
 
 @router.get("/v1/jobs", responses=_errors(400, 503))
@@ -210,10 +211,11 @@ async def cancel_job(request: Request, job_id: str) -> Accepted:
     200 also for a job that was cancelled before.
     """
     service = _service(request)
-    ended = await service.ledger.cancel(_known_id(job_id), _tenant(request))
+    tenant, origin = _tenant(request), refusals.origin(request)
+    ended = await service.ledger.cancel(_known_id(job_id), tenant, origin)
     if ended is not None:
         service.on_ended(ended)
-        log.info("job_cancelled", job_id=job_id, trace_id=ended.trace_id)
+        log.info("job_cancelled", job_id=job_id, trace_id=ended.trace_id, tenant=tenant, **origin.known)
     return Accepted(job_id=job_id, status=Status.CANCELLED)
 
 
@@ -225,9 +227,10 @@ async def cancel_job(request: Request, job_id: str) -> Accepted:
 async def redrive_job(request: Request, job_id: str) -> Accepted:
     """Run a failed job again, from its last checkpoint and with all its attempts before it. Its events begin anew."""
     service = _service(request)
-    await service.ledger.redrive(_known_id(job_id), _tenant(request))
-    await service.forget_events(job_id)
-    log.info("job_redriven", job_id=job_id)
+    tenant, origin = _tenant(request), refusals.origin(request)
+    await service.ledger.redrive(_known_id(job_id), tenant, origin)
+    log.info("job_redriven", job_id=job_id, tenant=tenant, **origin.known)
+    await service.forget_events(job_id, tenant)
     return Accepted(job_id=job_id, status=Status.QUEUED)
 
 
@@ -245,7 +248,8 @@ async def resume_job(request: Request, job_id: str) -> Accepted:
     service = _service(request)
     known = _known_id(job_id)
     answer = await _read(request, lambda body: job.answer_from_json(known, body))
-    receipt = await _resume(service, replace(answer, tenant=_tenant(request)), "")
+    asked = replace(answer, tenant=_tenant(request), origin=refusals.origin(request))
+    receipt = await _resume(service, asked, "")
     return Accepted(job_id=job_id, status=receipt.status)
 
 
@@ -340,7 +344,8 @@ async def _read(request: Request, read: Callable[[Any], T]) -> T:
             raise too_large
         chunks.append(chunk)
     body = b"".join(chunks)
-    return await by_size(size, lambda: read(strict_json.loads(body)))
+    request.state.read = await by_size(size, lambda: read(strict_json.loads(body)))
+    return request.state.read  # type: ignore[no-any-return]
 
 
 async def _take(service: Service, asked: Submission | Answer, prefix: str) -> Receipt:
@@ -352,14 +357,16 @@ async def _take(service: Service, asked: Submission | Answer, prefix: str) -> Re
 async def _resume(service: Service, answer: Answer, prefix: str) -> Receipt:
     with tracing.span("resume job", answer.traceparent, job_id=answer.job_id):
         receipt = await service.ledger.resume(answer, prefix)
-    log.info("job_resumed", job_id=answer.job_id, new=receipt.is_new, via="http")
+    whose = {"tenant": answer.tenant, **answer.origin.known}
+    log.info("job_resumed", job_id=answer.job_id, new=receipt.is_new, **whose)
     return receipt
 
 
 async def _accept(service: Service, submission: Submission) -> Receipt:
     with tracing.span("accept job", submission.traceparent, job_id=submission.job_id) as traceparent:
         receipt = await service.ledger.accept(submission, traceparent)
-    log.info("job_accepted", job_id=receipt.job_id, trace_id=submission.trace_id, new=receipt.is_new, via="http")
+    whose = {"tenant": submission.tenant, **submission.origin.known}
+    log.info("job_accepted", job_id=receipt.job_id, trace_id=submission.trace_id, new=receipt.is_new, **whose)
     return receipt
 
 
@@ -418,10 +425,11 @@ def _decode_cursor(cursor: str | None) -> tuple[datetime, str] | None:
 
 async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, AgentExecutorError)
-    return _error_response(error, _STATUS.get(type(error), 500))
+    return _error_response(request, error, _STATUS.get(type(error), 500))
 
 
-def _error_response(error: AgentExecutorError, status: int) -> Response:
+def _error_response(request: Request, error: AgentExecutorError, status: int) -> Response:
+    refusals.note(request, error, status)
     fields = [{"field": finding.field, "message": finding.message} for finding in error.findings]
     challenge = error.challenge if isinstance(error, Unauthenticated | Forbidden) else None
     headers = {"WWW-Authenticate": challenge} if challenge else None
@@ -431,7 +439,7 @@ def _error_response(error: AgentExecutorError, status: int) -> Response:
 async def _on_bad_parameters(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     findings = [Finding(".".join(str(part) for part in each["loc"][1:]), each["msg"]) for each in error.errors()]
-    return _error_response(InvalidInput("invalid query", findings), 400)
+    return _error_response(request, InvalidInput("invalid query", findings), 400)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

@@ -6,8 +6,11 @@ It talks to the database that POSTGRES_* name, as `migrate` does. A key is print
 from __future__ import annotations
 
 import argparse
+import getpass
+import os
+import socket
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import psycopg
 from psycopg.rows import dict_row
@@ -15,7 +18,8 @@ from psycopg.rows import dict_row
 from . import sql
 from .api_keys import new_key
 from .callers import SCOPES, is_tenant
-from .job import DEFAULT_TENANT
+from .job import DEFAULT_TENANT, MAX_ID_CHARS
+from .listing import lines
 from .migrate import settings as database_settings
 from .migrate.errors import Refused
 
@@ -48,7 +52,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 def _new(connection: psycopg.Connection[dict[str, object]], asked: argparse.Namespace) -> int:
     key = new_key()
     row = {"id": key.id, "name": asked.name, "tenant": asked.tenant, "scopes": asked.scopes, "hash": key.hash}
-    connection.execute(SQL["add"], {**row, "days": asked.days})
+    connection.execute(SQL["add"], {**row, "days": asked.days, "actor": _actor()})
     sys.stderr.write(f"key {key.id}; it is shown this once:\n")
     sys.stdout.write(f"{key.text}\n")
     return 0
@@ -56,13 +60,12 @@ def _new(connection: psycopg.Connection[dict[str, object]], asked: argparse.Name
 
 def _list(connection: psycopg.Connection[dict[str, object]], asked: argparse.Namespace) -> int:
     rows = connection.execute(SQL["all"]).fetchall()
-    cells = [[_cell(row[name]) for name in _COLUMNS] for row in rows]
-    sys.stdout.write("".join(f"{line}\n" for line in _aligned([_COLUMNS, *cells])))
+    sys.stdout.write("".join(f"{line}\n" for line in lines(_COLUMNS, rows)))
     return 0
 
 
 def _revoke(connection: psycopg.Connection[dict[str, object]], asked: argparse.Namespace) -> int:
-    if connection.execute(SQL["revoke"], {"id": asked.id}).rowcount:
+    if connection.execute(SQL["revoke"], {"id": asked.id, "actor": _actor()}).rowcount:
         return 0
     return _say("no key has this id; list shows all", 1)
 
@@ -113,16 +116,13 @@ def _days(word: str) -> int:
     return int(word)
 
 
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    return value.strftime("%Y-%m-%dT%H:%M:%S%z") if hasattr(value, "strftime") else str(value)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+def _actor() -> str:
+    """Who runs the command, and where, as the audit has it; in a pod the host's name is the pod's."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no name is known for the user's number
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"[:MAX_ID_CHARS]
 
 
 def _say(text: str, status: int) -> int:

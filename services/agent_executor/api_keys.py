@@ -159,11 +159,17 @@ class ApiKeys:
             self._due.set()
 
 
+async def expire(pool: Pool, days: int, limit: int) -> int:
+    """Delete one batch of the keys that ended more than `days` ago; returns how many it was."""
+    async with connection(pool) as taken:
+        return (await taken.execute(SQL["expire"], {"days": days, "limit": limit})).rowcount
+
+
 def _known(row: Mapping[str, object]) -> _Known:
     scopes = frozenset(map(str, row["scopes"]))  # type: ignore[call-overload]
     expires_at = row["expires_at"]
     assert isinstance(expires_at, float | None)
-    caller = Caller(str(row["name"]), str(row["tenant"]), scopes, expires_at)
+    caller = Caller(str(row["name"]), str(row["tenant"]), scopes, expires_at, str(row["id"]))
     return _Known(bytes(row["hash"]), caller)  # type: ignore[call-overload]
 
 

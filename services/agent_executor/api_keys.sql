@@ -10,3 +10,12 @@ update api_keys
 set last_used_at = greatest(last_used_at, used.at)
 from (select unnest(%(ids)s::text[]) as id, to_timestamp(unnest(%(times)s::float8[])) as at) as used
 where api_keys.id = used.id;
+
+-- name: expire
+-- Delete a batch of keys that expired or were revoked long ago.
+delete from api_keys where id in (
+    select id from api_keys
+    where least(expires_at, revoked_at) < now() - make_interval(days => %(days)s)
+    limit %(limit)s
+    for update skip locked
+);

@@ -18,12 +18,13 @@ _TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 @dataclass(frozen=True)
 class Caller:
-    """Whoever a credential stands for. `expires_at` is in seconds since 1970; None is never."""
+    """Whoever a credential stands for. `expires_at` is in seconds since 1970; None is never. `key_id`: an API key's."""
 
     name: str
     tenant: str
     scopes: frozenset[str]
     expires_at: float | None
+    key_id: str | None = None
 
     def may(self, scope: str) -> bool:
         """Whether the caller has `scope`."""

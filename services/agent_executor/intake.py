@@ -19,6 +19,7 @@ from nats.js.errors import APIError
 
 from . import crash, job, metrics, strict_json, tracing, validation
 from .announcements import DEAD_SUBJECT, refusal
+from .audit import Refusal, Refusals
 from .broker import Broker
 from .errors import (
     AgentExecutorError,
@@ -29,7 +30,7 @@ from .errors import (
     PayloadTooLarge,
     Unavailable,
 )
-from .job import Answer, Submission
+from .job import Answer, Origin, Submission
 from .ledger import Ledger
 from .threads import by_size
 
@@ -44,6 +45,7 @@ _REASONS: Mapping[type[AgentExecutorError], str] = {
     NotFound: "not-found",
     InternalError: "internal",
 }
+_ORIGIN = Origin("nats")
 _BUG = InternalError("an unexpected error; the service's log has it")
 
 log = structlog.get_logger()
@@ -53,11 +55,19 @@ class Intake:
     """One per process; any number of processes share the durable consumer."""
 
     def __init__(
-        self, broker: Broker, ledger: Ledger, *, tenant: str, max_body_bytes: int, graphs: Collection[str] = ()
+        self,
+        broker: Broker,
+        ledger: Ledger,
+        refusals: Refusals,
+        *,
+        tenant: str,
+        max_body_bytes: int,
+        graphs: Collection[str] = (),
     ) -> None:
         """`tenant` has all jobs that arrive; `graphs`: the names of the graphs from code that a definition may name."""
         self._broker = broker
         self._ledger = ledger
+        self._refusals = refusals
         self._tenant = tenant
         self._max_body_bytes = max_body_bytes
         self._graphs = graphs
@@ -128,18 +138,18 @@ class Intake:
             return
         with tracing.span("accept job", submission.traceparent, job_id=submission.job_id) as traceparent:
             receipt = await self._ledger.accept(submission, traceparent)
-        log.info(
-            "job_accepted", job_id=receipt.job_id, trace_id=submission.trace_id, new=receipt.is_new, via=message.subject
-        )
+        whose = {"tenant": submission.tenant, "subject": message.subject, **submission.origin.known}
+        log.info("job_accepted", job_id=receipt.job_id, trace_id=submission.trace_id, new=receipt.is_new, **whose)
 
     async def _resume(self, answer: Answer, subject: str) -> None:
         with tracing.span("resume job", answer.traceparent, job_id=answer.job_id):
             receipt = await self._ledger.resume(answer, "data.")
-        log.info("job_resumed", job_id=answer.job_id, new=receipt.is_new, via=subject)
+        whose = {"tenant": answer.tenant, "subject": subject, **answer.origin.known}
+        log.info("job_resumed", job_id=answer.job_id, new=receipt.is_new, **whose)
 
     def _read(self, data: bytes) -> Submission | Answer:
         read = job.from_event(strict_json.loads(data, "event"), validation.look(self._graphs))
-        return replace(read, tenant=self._tenant)
+        return replace(read, tenant=self._tenant, origin=_ORIGIN)
 
     async def _bury(self, message: Msg, error: AgentExecutorError) -> None:
         """Keep what can never be a job where an operator finds it, and tell whoever waits for the job it names."""
@@ -155,6 +165,8 @@ class Intake:
                 await self._broker.js.publish(f"{DEAD_SUBJECT}{reason}", message.data, headers=msg_id)
             await self._announce(message.data, error)
             await message.term()
+            if error is not _BUG:
+                self._refusals.add(Refusal("message", type(error).__name__, _ORIGIN, self._tenant))
         except (NatsError, APIError, Unavailable, OSError, TimeoutError) as failure:
             log.warning("message_put_back", error=type(failure).__name__)
             await self._broker.repair()  # AGENT_DEAD may have been deleted

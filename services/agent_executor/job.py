@@ -116,10 +116,32 @@ class _Attributes(BaseModel):
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Who asks for something, and from where, as the audit has it: by `http`, `nats` or a `command`.
+
+    `actor` is the caller's name, None where nobody knows it, and `key_id` the id of its API key.
+    """
+
+    via: str
+    actor: str | None = None
+    key_id: str | None = None
+    address: str | None = None
+
+    @property
+    def known(self) -> dict[str, str]:
+        """What is known of it, for a log line."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+UNKNOWN = Origin("unknown")
+
+
+@dataclass(frozen=True)
 class Submission:
     """A valid request for a job, from whichever way in. `source` and `event_id` are None for plain JSON.
 
-    `tenant` comes from the credential it was sent with; nothing in the request names it.
+    `tenant` comes from the credential it was sent with, and `origin` from the connection, too; nothing in the request
+    names them.
     """
 
     job_id: str
@@ -130,6 +152,7 @@ class Submission:
     event_id: str | None = None
     traceparent: str | None = None
     tenant: str = DEFAULT_TENANT
+    origin: Origin = UNKNOWN
 
     @property
     def body_hash(self) -> bytes:
@@ -143,7 +166,7 @@ class Answer:
     """A valid answer to what an interrupted job asks, from whichever way in.
 
     `interrupt_id` may be None where one interrupt is pending. `request_id` tells a repeated answer. `tenant` is whose
-    jobs it may answer, and comes from the credential.
+    jobs it may answer, and comes from the credential. `origin` is as in a `Submission`.
     """
 
     job_id: str
@@ -152,6 +175,7 @@ class Answer:
     request_id: str | None = None
     traceparent: str | None = None
     tenant: str = DEFAULT_TENANT
+    origin: Origin = UNKNOWN
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The jobs table, which is the queue: accept, claim, renew, release, retry, interrupt, resume, finish, cancel, redrive,
 expire.
 
-Owns every state a job goes through and the SQL that moves it there (`ledger.sql`). A claim carries a fencing number
+Owns every state a job goes through and the SQL that moves it there (`ledger.sql`), with the audit's row of it where
+somebody asked for it, in one statement. A claim carries a fencing number
 (Kleppmann, "How to do distributed locking"): who finishes or releases a job must still hold the number it was given.
 Every method may be called again when its answer was lost; it then finds its work done.
 """
@@ -31,10 +32,11 @@ from .announcements import (
 )
 from .database import Pool
 from .errors import Cancelled, Conflict, LeaseLost, NotFound, WorkerLost
-from .job import DEFAULT_TENANT, TERMINAL, TRANSITIONS, Answer, Outcome, Status, Submission
+from .job import DEFAULT_TENANT, TERMINAL, TRANSITIONS, UNKNOWN, Answer, Origin, Outcome, Status, Submission
 
 QUEUED_CHANNEL = "agent_executor_queued"
 FINISHED_CHANNEL = "agent_executor_finished"
+_NOBODY = dict.fromkeys(vars(UNKNOWN))
 _CANCELLABLE = [status.value for status in Status if Status.CANCELLED in TRANSITIONS[status]]
 
 SQL = sql.load("ledger.sql")
@@ -80,6 +82,7 @@ class Ended:
     fence: int
     outcome: Outcome
     event_count: int = 0
+    tenant: str = DEFAULT_TENANT
 
 
 class Ledger:
@@ -114,6 +117,7 @@ class Ledger:
             "definition": strict_json.dumps(submission.definition).decode(),
             "input": strict_json.dumps(submission.input).decode(),
             "traceparent": traceparent,
+            **vars(submission.origin),
         }
         async with database.connection(self._pool) as connection, connection.transaction():
             if await (await connection.execute(SQL["accept"], row)).fetchone():
@@ -255,6 +259,7 @@ class Ledger:
                 interrupt_id=question["id"],
                 value=strict_json.dumps(value).decode(),
                 request_id=answer.request_id,
+                **vars(answer.origin),
             )
             if done:
                 crash.point("after_resume")
@@ -273,10 +278,10 @@ class Ledger:
             held = (claim.job_id, claim.tenant, claim.fence)
             running = [Status.RUNNING]
             if await self._finish(*held, event_id, outcome, announced=announced, out_of=running, if_silent=True):
-                ended.append(Ended(claim.job_id, claim.trace_id, claim.fence + 1, outcome))
+                ended.append(Ended(claim.job_id, claim.trace_id, claim.fence + 1, outcome, tenant=claim.tenant))
         return ended
 
-    async def cancel(self, job_id: str, tenant: str) -> Ended | None:
+    async def cancel(self, job_id: str, tenant: str, origin: Origin = UNKNOWN) -> Ended | None:
         """End a job, wherever it is; None when it is cancelled already.
 
         Its fence is raised, so that a worker that still runs it can record nothing more.
@@ -295,17 +300,19 @@ class Ledger:
             event_id = outcome_id(job_id, row["fence"] + 1)
             announced = self._letters(job_id, event_id, outcome, row["traceparent"])
             seen = (job_id, tenant, row["fence"])
-            if await self._finish(*seen, event_id, outcome, announced=announced, out_of=_CANCELLABLE, raised=True):
-                return Ended(job_id, row["trace_id"], row["fence"] + 1, outcome)
+            if await self._finish(
+                *seen, event_id, outcome, announced=announced, out_of=_CANCELLABLE, raised=True, origin=origin
+            ):
+                return Ended(job_id, row["trace_id"], row["fence"] + 1, outcome, tenant=tenant)
 
-    async def redrive(self, job_id: str, tenant: str) -> None:
+    async def redrive(self, job_id: str, tenant: str, origin: Origin = UNKNOWN) -> None:
         """Run a failed job again, from its last checkpoint and with all its attempts before it.
 
         Raises:
             NotFound: no such job.
             Conflict: it has not failed.
         """
-        if not await self._rows("redrive", job_id=job_id, tenant=tenant):
+        if not await self._rows("redrive", job_id=job_id, tenant=tenant, **vars(origin)):
             status = (await self.job(job_id, tenant))["status"]
             raise Conflict(f"job {job_id} is {status}; only a failed job can be redriven")
 
@@ -384,6 +391,7 @@ class Ledger:
         if_silent: bool = False,
         raised: bool = False,
         event_count: int = 0,
+        origin: Origin | None = None,
     ) -> bool:
         rows = await self._rows(
             "finish",
@@ -399,6 +407,7 @@ class Ledger:
             error=_json(outcome.error),
             usage=_json(outcome.usage),
             outcome_id=event_id,
+            **(_NOBODY if origin is None else vars(origin)),
             **columns(announced),
         )
         return bool(rows)

@@ -4,13 +4,19 @@
 
 -- name: accept
 -- Take a job in. No row comes back when the job id is taken, by whomever, or the event's source and id within the tenant.
-insert into jobs (job_id, tenant, trace_id, source, event_id, body_hash, definition, input, traceparent)
-values (
-    %(job_id)s, %(tenant)s, %(trace_id)s, %(source)s, %(event_id)s, %(body_hash)s, %(definition)s, %(input)s,
-    %(traceparent)s
+with accepted as (
+    insert into jobs (job_id, tenant, trace_id, source, event_id, body_hash, definition, input, traceparent)
+    values (
+        %(job_id)s, %(tenant)s, %(trace_id)s, %(source)s, %(event_id)s, %(body_hash)s, %(definition)s, %(input)s,
+        %(traceparent)s
+    )
+    on conflict do nothing
+    returning job_id, tenant
+), audited as (
+    insert into audit (action, outcome, actor, key_id, tenant, job_id, address, via)
+    select 'submit', 'done', %(actor)s, %(key_id)s, tenant, job_id, %(address)s, %(via)s from accepted
 )
-on conflict do nothing
-returning job_id;
+select job_id from accepted;
 
 -- name: owner
 -- Who holds this job id, or this event's source and id. Another tenant's job is like one of another body.
@@ -85,6 +91,7 @@ returning due_at;
 -- name: finish
 -- Record the outcome and the events that announce it, together. No row comes back when the fence has moved on; one does
 -- when this very outcome is recorded already. Who is not the owner raises the fence, so that the owner can write no more.
+-- Only a caller's doing has a `via`, and is audited.
 with finished as (
     update jobs
     set status = %(status)s, result = %(result)s, error = %(error)s, outcome_id = %(outcome_id)s,
@@ -98,6 +105,10 @@ with finished as (
     select msg_id, job_id, target, subject, event::json
     from finished, unnest(%(msg_ids)s::text[], %(targets)s::text[], %(subjects)s::text[], %(events)s::text[])
         as letters (msg_id, target, subject, event)
+), audited as (
+    insert into audit (action, outcome, actor, key_id, tenant, job_id, address, via)
+    select 'cancel', 'done', %(actor)s, %(key_id)s, %(tenant)s, job_id, %(address)s, %(via)s
+    from finished where %(via)s::text is not null
 )
 select pg_notify('agent_executor_finished', job_id)::text from finished
 union all
@@ -140,6 +151,9 @@ with answered as (
 ), stored as (
     insert into answers (job_id, interrupt_id, value, request_id)
     select job_id, %(interrupt_id)s, %(value)s, %(request_id)s from answered
+), audited as (
+    insert into audit (action, outcome, actor, key_id, tenant, job_id, address, via)
+    select 'resume', 'done', %(actor)s, %(key_id)s, %(tenant)s, job_id, %(address)s, %(via)s from answered
 )
 select status, pg_notify('agent_executor_queued', '') from answered;
 
@@ -167,6 +181,9 @@ with redriven as (
         finished_at = null, updated_at = now()
     where job_id = %(job_id)s and tenant = %(tenant)s and status = 'failed'
     returning job_id
+), audited as (
+    insert into audit (action, outcome, actor, key_id, tenant, job_id, address, via)
+    select 'redrive', 'done', %(actor)s, %(key_id)s, %(tenant)s, job_id, %(address)s, %(via)s from redriven
 )
 select pg_notify('agent_executor_queued', '') from redriven;
 

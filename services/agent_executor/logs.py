@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from .redaction import redact_json
+from .redaction import redact_json, without_tokens
 
 # Below warning they print request addresses, whole events with what the caller sent, or tracebacks of no concern.
 _QUIET = (
@@ -53,7 +53,7 @@ def configure(level: str) -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
                 structlog.processors.JSONRenderer(default=str),
-                lambda _logger, _name, line: redact_json(str(line)),
+                lambda _logger, _name, line: redact_json(without_tokens(str(line))),
             ],
         )
     )

@@ -27,4 +27,7 @@ nats_failed = Counter(f"{_PREFIX}nats_messages_failed", "Messages refused or put
 access_refused = Counter(
     f"{_PREFIX}access_refused", "Requests refused for their credential", ["reason"], registry=registry
 )
+audit_overflow = Counter(
+    f"{_PREFIX}audit_overflow", "Refusals that the audit does not tell apart, or not at all", registry=registry
+)
 vault_auth_failures = Counter(f"{_PREFIX}vault_auth_failures", "Refused by Vault", registry=registry)

@@ -10,13 +10,13 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import httpx
 import structlog
 
-from . import crash, database, health, ledger, stream, tracing
-from .api_keys import ApiKeys
+from . import api_keys, audit, crash, database, health, ledger, stream, tracing
 from .broker import Broker
 from .callers import Authenticator
 from .credentials import Credentials
@@ -71,6 +71,7 @@ class Service:
             max_attempts=settings.max_attempts,
             sink=settings.k_sink is not None,
         )
+        self.refusals = audit.Refusals(self.pool)
         self.listener = Listener(dsn)
         self._redis = stream.connect(credentials.redis_url)
         self.events = stream.connect(credentials.redis_url, timeout_s=10, connections=1000)
@@ -92,6 +93,7 @@ class Service:
         self._intake = Intake(
             self._broker,
             self.ledger,
+            self.refusals,
             tenant=settings.nats_tenant,
             max_body_bytes=settings.max_body_bytes,
             graphs=graphs.names,
@@ -112,7 +114,11 @@ class Service:
         self.listener.on_gap = self._on_gap
         self._sweeper = Sweeper(
             self.ledger,
-            retention_days=settings.job_retention_days,
+            expire={
+                "jobs": partial(self.ledger.expire, settings.job_retention_days),
+                "audit": partial(audit.expire, self.pool, settings.audit_retention_days),
+                "api_keys": partial(api_keys.expire, self.pool, settings.audit_retention_days),
+            },
             is_blind=lambda: self._worker.is_blind,
             on_ended=self.on_ended,
         )
@@ -141,6 +147,7 @@ class Service:
         self._keep(self._worker.run)
         self._keep(self._sweeper.run)
         self._keep(self._intake.run)
+        self._keep(self.refusals.run)
         self.phase = Phase.SERVING
         log.info("serving", worker=self._worker.name)
         return self
@@ -160,7 +167,8 @@ class Service:
         drained = self._worker.drain(self.settings.shutdown_grace_s)
         await asyncio.gather(self.streams.end(), self._intake.drain(), drained)
         await self._publisher.flush(_FLUSH_S)
-        await asyncio.wait([asyncio.create_task(_deliver(box)) for box in self._outboxes], timeout=_FLUSH_S)
+        last = [*map(_deliver, self._outboxes), self.refusals.flush()]
+        await asyncio.wait([*map(asyncio.create_task, last)], timeout=_FLUSH_S)
         self.phase = Phase.DRAINED
         await self.streams.end()
         log.info("drained")
@@ -207,16 +215,16 @@ class Service:
         self._later.add(task)
         task.add_done_callback(self._later.discard)
 
-    async def forget_events(self, job_id: str) -> None:
+    async def forget_events(self, job_id: str, tenant: str) -> None:
         """Drop the events of a job that runs again. Best effort, like all that concerns events."""
         try:
             await stream.forget(self._redis, job_id)
         except stream.FAILURES as error:
-            log.warning("events_kept", job_id=job_id, error=type(error).__name__)
+            log.warning("events_kept", job_id=job_id, tenant=tenant, error=type(error).__name__)
 
     def _authenticator(self) -> Authenticator | None:
         if self.settings.auth_mode == "token":
-            keys = ApiKeys(self.pool)
+            keys = api_keys.ApiKeys(self.pool)
             self.listener.on_api_keys = keys.changed
             self._keepers.append(keys.run)
             return keys

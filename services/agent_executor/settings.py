@@ -181,6 +181,9 @@ class Settings(BaseSettings):
     job_retention_days: Annotated[int, Field(ge=1)] = Field(
         30, description="days after its end until a job is deleted, with its checkpoints and delivered results"
     )
+    audit_retention_days: Annotated[int, Field(ge=1)] = Field(
+        90, description="days until an entry of the audit is deleted, and an API key that expired or was revoked"
+    )
     error_detail: Literal["full", "message"] = Field("full", description="`message` leaves stack traces out of errors")
 
     tool_sandbox: Literal["require", "best-effort", "off"] = Field(

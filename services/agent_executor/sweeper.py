@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
@@ -28,11 +28,19 @@ class Sweeper:
     """One per process."""
 
     def __init__(
-        self, ledger: Ledger, *, retention_days: int, is_blind: Callable[[], bool], on_ended: Callable[[Ended], None]
+        self,
+        ledger: Ledger,
+        *,
+        expire: Mapping[str, Callable[[int], Awaitable[int]]],
+        is_blind: Callable[[], bool],
+        on_ended: Callable[[Ended], None],
     ) -> None:
-        """`is_blind`: leases cannot be judged now; `on_ended` is called for each job that was failed."""
+        """`expire`: by what it is, who deletes a batch of so many old rows of it, and says how many it was.
+
+        `is_blind`: leases cannot be judged now; `on_ended` is called for each job that was failed.
+        """
         self._ledger = ledger
-        self._retention_days = retention_days
+        self._expiring = expire
         self._is_blind = is_blind
         self._on_ended = on_ended
         self._expire_at = time.monotonic() + random.uniform(0, _EXPIRE_EVERY_S / 10)  # noqa: S311 - spreads the work
@@ -50,7 +58,8 @@ class Sweeper:
         """Once."""
         if not self._is_blind():
             for ended in await self._ledger.fail_silent():
-                log.error("job_out_of_attempts", job_id=ended.job_id, trace_id=ended.trace_id)
+                about = {"job_id": ended.job_id, "trace_id": ended.trace_id, "tenant": ended.tenant}
+                log.error("job_out_of_attempts", **about)
                 metrics.jobs.labels(ended.outcome.status.value).inc()
                 self._on_ended(ended)
         jobs, results = await self._ledger.waiting()
@@ -61,8 +70,9 @@ class Sweeper:
             await self._expire()
 
     async def _expire(self) -> None:
-        total = 0
-        while deleted := await self._ledger.expire(self._retention_days, _BATCH):
-            total += deleted
-        if total:
-            log.info("expired", rows=total, days=self._retention_days)
+        for what, expire in self._expiring.items():
+            total = 0
+            while deleted := await expire(_BATCH):
+                total += deleted
+            if total:
+                log.info("expired", what=what, rows=total)

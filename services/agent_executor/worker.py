@@ -178,7 +178,8 @@ class Worker:
         if run.is_settling or task.done():
             return
         metrics.leases_lost.inc()
-        log.warning("lease_lost", job_id=run.claim.job_id, fence=run.claim.fence, reason=reason)
+        claim = run.claim
+        log.warning("lease_lost", job_id=claim.job_id, tenant=claim.tenant, fence=claim.fence, reason=reason)
         run.is_lost = True
         task.cancel()
 
@@ -192,7 +193,7 @@ class Worker:
     async def _job(self, run: _Run) -> None:
         claim = run.claim
         with (
-            structlog.contextvars.bound_contextvars(job_id=claim.job_id, trace_id=claim.trace_id),
+            structlog.contextvars.bound_contextvars(job_id=claim.job_id, trace_id=claim.trace_id, tenant=claim.tenant),
             tracing.span("run job", claim.traceparent, job_id=claim.job_id) as traceparent,
         ):
             log.info("job_started", attempt=claim.attempt, fence=claim.fence)

@@ -77,6 +77,7 @@ def test_a_crash_at_any_point_loses_nothing_and_doubles_nothing(
     check(journal, database, environment["NATS_URL"], ["job"], redis_url=environment["REDIS_URL"])
     [(attempt,)] = rows(database, "select attempt from jobs")
     assert attempt in ATTEMPTS[point]
+    assert rows(database, "select action, job_id from audit") == [("submit", "job")]
 
 
 @DUPLICATE

@@ -178,6 +178,7 @@ def test_a_kill_right_behind_the_record_of_an_answer(
         say(service, "Ann2")
     finished(service, database)
     asks.check("Ann")
+    assert rows(database, "select action from audit order by id") == [("submit",), ("resume",), ("resume",)]
 
 
 @BY_WHOM

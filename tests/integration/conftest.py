@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.integration.fixtures.deployment import deployment
 from tests.integration.fixtures.http import receiver
 from tests.integration.fixtures.nats import own_nats
 from tests.integration.fixtures.operator import gate, operator
@@ -18,6 +19,7 @@ from tier3.stack import Stack, start
 
 __all__ = [
     "database",
+    "deployment",
     "gate",
     "operator",
     "own_nats",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import hvac
 import psycopg
 import pytest
@@ -285,6 +286,7 @@ def _fill(made: World) -> None:
     thread.stop()
     made.outputs["pub/sub"] = _text(heard)
     _outages(made)
+    made.service.until(lambda: "NotFound" in _tables(made.dsn), "refusals are not written")
     made.outputs["postgres"] = _tables(made.dsn)
     made.jobs["graph-keeps"] = service.run({"graph": "keeps"}, "graph-keeps")
     made.outputs["what a graph keeps"] = service.http.get("/v1/jobs/graph-keeps/events").text
@@ -317,6 +319,9 @@ def _refusals(made: World) -> None:
     answers += [http.get(f"/v1/jobs?{name}={query}") for name in ("limit", "status", "cursor")]
     answers += [http.post(f"/?wait={query}", json={}), http.get("/v1/jobs/no-such/x", headers={"x": query})]
     answers += [http.get("/v1/jobs/adds/events", headers={"last-event-id": query}), http.get(f"/{query}")]
+    for name in OURS:  # as an id that the answer repeats, to whom it came from
+        asked = f"http://{HOST}:{made.service.port}/v1/jobs/{quote(SECRETS[name], safe='')}/cancel"
+        assert httpx.post(asked).status_code == 404
     made.refused = [f"{answer.status_code} {answer.text}" for answer in answers]
     asyncio.run(_publish(made.nats, [*map(json.dumps, events), f'{{"{CALLER}', CALLER]))
 

@@ -20,7 +20,7 @@ import redis
 from agent_executor import database as connections
 from agent_executor import job
 from agent_executor.errors import Conflict, LeaseLost, NotFound
-from agent_executor.job import DEFAULT_TENANT, Answer, Outcome, Status, Submission
+from agent_executor.job import DEFAULT_TENANT, Answer, Origin, Outcome, Status, Submission
 from agent_executor.ledger import Claim, Ledger
 from tests.definitions import DATA, EXAMPLES, agent, answer, event, tool
 from tests.integration.fixtures.migrations import rows, until
@@ -180,6 +180,7 @@ async def test_what_follows_a_look_is_bound_to_the_tenant_by_itself(ledger: Ledg
     """So that no look that was forgotten opens a way."""
     await reach(ledger, "interrupted")
     looked = {"job_id": "a", "tenant": SOUTH, "fence": 1, "status": "interrupted", "answer_count": 0}
+    looked |= vars(Origin("http"))
     before = everything(database)
     assert await ledger._rows("resume", **looked, interrupt_id="one", value="1", request_id=None) == []
     assert everything(database) == before

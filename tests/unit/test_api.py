@@ -17,12 +17,13 @@ import pytest
 from fastapi import FastAPI
 
 from agent_executor import api, app, threads, validation
+from agent_executor.audit import Refusal
 from agent_executor.callers import SCOPES, Caller, Holds
 from agent_executor.errors import Conflict, NotFound, Unavailable
 from agent_executor.event_stream import Streams
 from agent_executor.graphs import Graphs
 from agent_executor.health import Phase
-from agent_executor.job import STRUCTURED, Answer, Status, Submission
+from agent_executor.job import STRUCTURED, Answer, Origin, Status, Submission
 from agent_executor.ledger import Receipt
 from agent_executor.settings import Settings
 from tests.definitions import DATA, adder, agent, event
@@ -45,7 +46,7 @@ class FakeService:
     """Stands for service.Service, its ledger and its listener."""
 
     def __init__(self) -> None:
-        self.ledger = self.listener = self
+        self.ledger = self.listener = self.refusals = self
         self.phase = Phase.SERVING
         self.streams = Streams()
         self.graphs = Graphs({"known": lambda: None})
@@ -56,6 +57,7 @@ class FakeService:
         self.outcomes: list[Any] = []
         self.page: dict[str, Any] = {}
         self.tenants: list[str] = []
+        self.refused: list[Refusal] = []
 
     async def services(self) -> dict[str, bool]:
         return self.answers
@@ -71,14 +73,17 @@ class FakeService:
         self.tenants.append(answer.tenant)
         return Receipt(answer.job_id, Status.QUEUED, is_new=True)
 
-    async def cancel(self, job_id: str, tenant: str) -> None:
+    async def cancel(self, job_id: str, tenant: str, origin: Origin) -> None:
         self.tenants.append(tenant)
 
-    async def redrive(self, job_id: str, tenant: str) -> None:
+    async def redrive(self, job_id: str, tenant: str, origin: Origin) -> None:
         self.tenants.append(tenant)
 
-    async def forget_events(self, job_id: str) -> None:
+    async def forget_events(self, job_id: str, tenant: str) -> None:
         pass
+
+    def add(self, refusal: Refusal) -> None:
+        self.refused.append(refusal)
 
     async def job(self, job_id: str, tenant: str) -> dict[str, Any]:
         self.tenants.append(tenant)

@@ -99,7 +99,7 @@ async def test_a_good_key_is_let_in(keys: ApiKeys, table: Table) -> None:
     await learn(keys, table, key)
     admitted = await keys.admit(key.text)
     assert admitted is not None
-    assert admitted[0] == Caller("bob", "t", frozenset({"jobs:read"}), None)
+    assert admitted[0] == Caller("bob", "t", frozenset({"jobs:read"}), None, key_id=key.id)
     assert admitted[1]()
 
 

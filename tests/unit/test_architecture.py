@@ -16,6 +16,7 @@ LEAVES = {
 }
 ADAPTERS = {
     *("database", "ledger", "leases", "checkpoints", "stream", "outbox", "vault", "broker", "notify", "metrics"),
+    "audit",
 }
 CORE = {
     "errors": set[str](),
@@ -95,8 +96,9 @@ def test_only_those_who_wire_read_settings() -> None:
 
 
 def test_only_the_app_knows_the_service() -> None:
-    """`api` and `event_stream` know its type, and are given one."""
-    assert {name for name, imported in IMPORTS.items() if "service" in imported} <= {"app", "api", "event_stream"}
+    """`api`, `event_stream` and `refusals` know its type, and are given one."""
+    known = {"app", "api", "event_stream", "refusals"}
+    assert {name for name, imported in IMPORTS.items() if "service" in imported} <= known
 
 
 @pytest.mark.parametrize("module", ["graph", "runner", "worker", "intake", "models", "sandbox"])

@@ -14,9 +14,10 @@ import pytest
 from nats.errors import ConnectionClosedError
 
 from agent_executor import intake, threads, validation
+from agent_executor.audit import Refusal
 from agent_executor.errors import Conflict, Finding, InvalidInput, NotFound, Unavailable
 from agent_executor.intake import Intake
-from agent_executor.job import Answer, Status, Submission
+from agent_executor.job import Answer, Origin, Status, Submission
 from agent_executor.ledger import Receipt
 from tests.definitions import agent, answer, event
 
@@ -96,6 +97,7 @@ class FakeLedger:
         self.accepted: list[Submission] = []
         self.answered: list[Answer] = []
         self.announced: list[tuple[str, dict[str, Any]]] = []
+        self.refused: list[Refusal] = []
 
     async def accept(self, submission: Submission, traceparent: str | None) -> Receipt:
         if self.failures:
@@ -122,7 +124,8 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(broker: FakeBroker, ledger: FakeLedger) -> Intake:
-    return Intake(broker, ledger, tenant="tenant-1", max_body_bytes=LIMIT)  # type: ignore[arg-type]
+    refusals: Any = SimpleNamespace(add=ledger.refused.append)
+    return Intake(broker, ledger, refusals, tenant="tenant-1", max_body_bytes=LIMIT)  # type: ignore[arg-type]
 
 
 async def take(message: FakeMessage, *failures: Exception) -> tuple[FakeBroker, FakeLedger]:
@@ -232,7 +235,7 @@ async def test_an_answer_is_acked_once_it_is_committed() -> None:
     message = FakeMessage(answer("job-1", {"x": 1}, interrupt_id="i"))
     broker, ledger = await take(message)
     [found] = ledger.answered
-    assert found == Answer("job-1", {"x": 1}, "i", "tests answer-1", tenant="tenant-1")
+    assert found == Answer("job-1", {"x": 1}, "i", "tests answer-1", tenant="tenant-1", origin=Origin("nats"))
     assert (message.done, broker.dead, ledger.accepted) == (["ack"], [], [])
 
 

@@ -148,6 +148,14 @@ def test_a_line_without_its_secret_is_still_json(capsys: pytest.CaptureFixture[s
     assert (line["word"], line["deep"]) == ("it is [redacted]", [{"[redacted]": 1}])
 
 
+def test_a_token_that_somebody_put_anywhere_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    token = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJlLXNpZ25hdHVyZQ"
+    logs.configure("info")
+    structlog.get_logger().info("said", job_id=f'a "{token}"')
+    [line] = lines(capsys)
+    assert line["job_id"] == 'a "[redacted]"'
+
+
 @pytest.mark.usefixtures("_secret")
 def test_warnings_and_uncaught_exceptions_are_lines_too(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info")

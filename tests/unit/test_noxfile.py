@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = ast.parse((Path(__file__).parents[2] / "noxfile.py").read_text())
 LINE = 120
-CONTRACT = ["lint", "unit", "integration", "run", "migrations", "vault_init", "populate_secrets"]
+CONTRACT = ["lint", "unit", "integration", "e2e", "run", "migrations", "vault_init", "populate_secrets"]
 
 
 def _decorator(function: ast.FunctionDef) -> ast.Call | None:
@@ -72,6 +72,11 @@ def test_a_session_says_who_calls_it(name: str) -> None:
     assert isinstance(tags, list)
     assert {*tags} <= {"local", "ci"}
     assert tags
+
+
+def test_e2e_fails_where_it_cannot_run() -> None:
+    assert "session.error(" in ast.unparse(SESSIONS["e2e"])
+    assert "session.skip(" not in ast.unparse(SOURCE)
 
 
 def test_run_is_never_called_by_ci() -> None:

@@ -7,13 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from agent_executor import api_key_command, api_keys, checkpoints, leases, ledger, notify, outbox, sql
+from agent_executor import (
+    api_key_command,
+    api_keys,
+    audit,
+    audit_command,
+    checkpoints,
+    leases,
+    ledger,
+    notify,
+    outbox,
+    sql,
+)
 
 PACKAGE = Path(sql.__file__).parent
 USED = re.compile(r'SQL\["(\w+)"\]|_(?:rows|write)\(\s*"(\w+)"')
 MODULES = {
     **{"ledger": ledger.SQL, "outbox": outbox.SQL, "leases": leases.SQL, "checkpoints": checkpoints.SQL},
     **{"api_keys": api_keys.SQL, "api_key_command": api_key_command.SQL},
+    **{"audit": audit.SQL, "audit_command": audit_command.SQL},
 }
 OF_WORKERS = {
     *("wake_workers", "claim", "release", "retry", "interrupt", "silent_for_good", "announce_rejection", "endings"),
