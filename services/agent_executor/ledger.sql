@@ -89,14 +89,45 @@ where job_id = %(job_id)s and fence = %(fence)s and status = 'running'
 returning due_at;
 
 -- name: finish
--- Record the outcome and the events that announce it, together. No row comes back when the fence has moved on; one does
--- when this very outcome is recorded already. Who is not the owner raises the fence, so that the owner can write no more.
--- Only a caller's doing has a `via`, and is audited.
+-- Record the outcomes of many claims that still hold, and the events that announce them, together. The outcomes that come
+-- back are recorded, now or before. A row that somebody has locked is passed over in company, and waited for
+-- alone: nobody waits for another job's lock.
+with ended as (
+    select * from unnest(
+        %(job_ids)s::text[], %(fences)s::bigint[], %(statuses)s::text[], %(results)s::text[], %(errors)s::text[],
+        %(usages)s::text[], %(outcome_ids)s::text[], %(event_counts)s::int[]
+    ) as ended (job_id, fence, status, result, error, usage, outcome_id, event_count)
+), held as materialized (
+    select jobs.job_id, jobs.fence from ended join jobs using (job_id, fence)
+    where jobs.status = 'running'
+    for update of jobs skip locked
+), finished as (
+    update jobs
+    set status = ended.status, result = ended.result::json, error = ended.error::json,
+        usage = coalesce(ended.usage::json, jobs.usage), outcome_id = ended.outcome_id, interrupts = null,
+        event_count = ended.event_count, lease_owner = null, lease_until = null, finished_at = now(), updated_at = now()
+    from held join ended using (job_id, fence)
+    where jobs.job_id = held.job_id
+    returning jobs.job_id, jobs.outcome_id
+), announced as (
+    insert into outbox (msg_id, job_id, target, subject, event)
+    select msg_id, job_id, target, subject, event::json
+    from unnest(
+        %(letters_of)s::text[], %(msg_ids)s::text[], %(targets)s::text[], %(subjects)s::text[], %(events)s::text[]
+    ) as letters (job_id, msg_id, target, subject, event) join finished using (job_id)
+)
+select outcome_id, pg_notify('agent_executor_finished', job_id)::text from finished
+union all
+select outcome_id, '' from jobs join ended using (job_id, outcome_id);
+
+-- name: end
+-- Record an outcome that is not the worker's, and the events that announce it, together. No row comes back when the fence
+-- has moved on; one does when this very outcome is recorded already. The fence is raised, so that a worker that may still
+-- run the job can write no more. Only a caller's doing has a `via`, and is audited.
 with finished as (
     update jobs
-    set status = %(status)s, result = %(result)s, error = %(error)s, outcome_id = %(outcome_id)s,
-        usage = coalesce(%(usage)s::json, usage),
-        interrupts = null, fence = fence + %(raise_fence)s, event_count = %(event_count)s, lease_owner = null, lease_until = null, finished_at = now(), updated_at = now()
+    set status = %(status)s, error = %(error)s, outcome_id = %(outcome_id)s, interrupts = null, fence = fence + 1,
+        event_count = 0, lease_owner = null, lease_until = null, finished_at = now(), updated_at = now()
     where job_id = %(job_id)s and tenant = %(tenant)s and fence = %(fence)s and status = any(%(out_of)s::text[])
         and (not %(if_silent)s or lease_until < now())
     returning job_id

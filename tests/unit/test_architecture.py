@@ -15,7 +15,19 @@ LEAVES = {
     *("errors", "job", "interrupts", "announcements", "strict_json", "sql", "metrics", "tracing", "redaction", "crash"),
 }
 ADAPTERS = {
-    *("database", "ledger", "leases", "checkpoints", "stream", "outbox", "vault", "broker", "notify", "metrics"),
+    *(
+        "database",
+        "group_commit",
+        "ledger",
+        "leases",
+        "checkpoints",
+        "stream",
+        "outbox",
+        "vault",
+        "broker",
+        "notify",
+        "metrics",
+    ),
     "audit",
 }
 CORE = {

@@ -28,7 +28,17 @@ MODULES = {
     **{"audit": audit.SQL, "audit_command": audit_command.SQL},
 }
 OF_WORKERS = {
-    *("wake_workers", "claim", "release", "retry", "interrupt", "silent_for_good", "announce_rejection", "endings"),
+    *(
+        "wake_workers",
+        "claim",
+        "release",
+        "retry",
+        "interrupt",
+        "finish",
+        "silent_for_good",
+        "announce_rejection",
+        "endings",
+    ),
     *("waiting", "expire_jobs", "expire_outbox", "ping"),
 }
 """Queries of the ledger that serve no caller: they see the jobs of all tenants."""
