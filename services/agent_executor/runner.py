@@ -158,7 +158,7 @@ class Runner:
             complaint = "; ".join(str(finding) for finding in findings_of(error, "value"))
             run.channel.emit("warning", {"message": f"an answer was not taken: {complaint}", "about": "interrupt"})
             return _interrupted(left)
-        if saver.has_asked or state is _UNSEEN:
+        if before is not None or saver.has_asked or state is _UNSEEN:  # what was asked before is not asked anew
             after = await bound.aget_state(config)
             if after.interrupts:
                 return _interrupted(after.interrupts)
