@@ -74,6 +74,14 @@ class _Rows:
         return sum(len(value) for row in rows for value in row if isinstance(value, str | bytes))
 
 
+@dataclass
+class _Thread:
+    """What a saver knows of its thread. langgraph copies savers, and the copies have to know it, too."""
+
+    is_empty: bool
+    has_asked: bool = False
+
+
 Group = GroupCommit[_Rows, bool]
 
 
@@ -108,13 +116,17 @@ class Saver(AsyncPostgresSaver):
         self._group = group or savers_of(pool)
         self._claim: Claimed = (job_id, fence)
         self._usage_at = usage_at
-        self._is_empty = is_new
-        self.has_asked = False  # whether anything has been interrupted since
+        self._thread = _Thread(is_empty=is_new)
         self._writing: defaultdict[tuple[str, str], list[asyncio.Future[None]]] = defaultdict(list)
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether a node has been interrupted since."""
+        return self._thread.has_asked
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The latest checkpoint, or the one that `config` names."""
-        if self._is_empty:
+        if self._thread.is_empty:
             return None
         found = await persistently(partial(super().aget_tuple, config))
         if found is not None:
@@ -164,7 +176,7 @@ class Saver(AsyncPostgresSaver):
     ) -> None:
         """Save what one task wrote on top of a checkpoint."""
         writes = [(channel, _told(value) if channel == ERROR else value) for channel, value in writes]
-        self.has_asked = self.has_asked or any(channel == INTERRUPT for channel, _ in writes)
+        self._thread.has_asked |= any(channel == INTERRUPT for channel, _ in writes)
         place = config["configurable"]
         thread_id, namespace, checkpoint_id = place["thread_id"], place["checkpoint_ns"], place["checkpoint_id"]
         written = asyncio.get_running_loop().create_future()
@@ -182,7 +194,7 @@ class Saver(AsyncPostgresSaver):
         written.set_result(None)
 
     async def _write(self, rows: _Rows, after: Sequence[asyncio.Future[None]] = ()) -> None:
-        self._is_empty = False
+        self._thread.is_empty = False
         if not await self._group.commit(self._claim, rows, rows.size(), after):
             raise LeaseLost("job {} is no longer held under fence {}".format(*self._claim))
 
