@@ -40,7 +40,7 @@ class Claims:
             Forbidden: the subject is not among those that are taken, or the token names no tenant where it has to.
         """
         subject = str(claims["sub"])
-        if not subject.isprintable():
+        if not subject or not subject.isprintable():
             raise Forbidden("the token's subject is no name")
         if self.subjects and not any(_matches(subject, each) for each in self.subjects):
             raise Forbidden("the token's subject is not among those that are taken here")
@@ -83,6 +83,8 @@ class Tokens:
                 leeway=self._leeway_s,
                 options={"require": _REQUIRED},
             )
+            if not isinstance(claims["exp"], int | float):  # the library takes a text of digits as well
+                return None
             caller = self._claims.caller(claims)
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             return None
