@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.fixtures.http import receiver
+from tests.integration.fixtures.issuer import issuer
 from tests.integration.fixtures.nats import own_nats
 from tests.integration.fixtures.operator import gate, operator
 from tests.integration.fixtures.postgres import database, own_postgres, shared_database, template
@@ -19,6 +20,7 @@ from tier3.stack import Stack, start
 __all__ = [
     "database",
     "gate",
+    "issuer",
     "operator",
     "own_nats",
     "own_postgres",
