@@ -258,6 +258,61 @@ async def test_a_stream_ends_with_its_token(world: World, monkeypatch: pytest.Mo
     assert not admitted[1]()
 
 
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tokens that were verified, each time."""
+    seen: list[str] = []
+    decode = jwt.decode
+
+    def noted(token: str, *args: Any, **more: Any) -> Any:
+        seen.append(token)
+        return decode(token, *args, **more)
+
+    monkeypatch.setattr(jwt, "decode", noted)
+    return seen
+
+
+async def test_a_good_token_is_verified_once(world: World, decoded: list[str]) -> None:
+    tokens, token = made(world), sign(good())
+    found = [await tokens.admit(token) for _ in range(5)]
+    assert {each[0].name for each in found if each} == {"alice"}
+    assert decoded == [token]
+    for _ in range(2):
+        assert await tokens.admit(sign(good(), OTHER)) is None
+    assert len(decoded) == 3  # what was no good is no better known
+    assert token not in repr(tokens._verified)
+
+
+async def test_a_known_token_is_known_until_its_end(
+    world: World, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, token, now = made(world), sign(good()), time.time()
+    for at, times in ((now, 1), (now + 89, 1), (now + 91, 2)):
+        monkeypatch.setattr(time, "time", lambda at=at: at)
+        await tokens.admit(token)
+        assert len(decoded) == times
+
+
+@pytest.mark.parametrize("left", [[], [jwk(OTHER, "one")]], ids=["withdrawn", "exchanged"])
+async def test_a_known_token_ends_with_its_key(world: World, monkeypatch: pytest.MonkeyPatch, left: Any) -> None:
+    tokens, token = made(world), sign(good())
+    assert await tokens.admit(token)
+    world.keys = left
+    monkeypatch.setattr(tokens._issuer, "_tried_at", None)
+    monkeypatch.setattr(tokens._issuer, "_fetched_at", None)
+    assert await tokens.admit(token) is None
+    assert not tokens._verified
+
+
+async def test_known_tokens_take_a_bounded_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent_executor.tokens._MOST_KEPT", 3)
+    tokens = made(world)
+    signed_here = [sign(good(jti=str(number))) for number in range(5)]
+    for token in [*signed_here, *signed_here]:
+        assert await tokens.admit(token)
+        assert len(tokens._verified) <= 3
+
+
 @pytest.mark.parametrize(
     ("scope", "found"),
     [
