@@ -155,7 +155,6 @@ async def metrics() -> Response:
         202: {"model": Accepted},
         **_errors(400, 404, 413, 503),
     },
-    response_class=Response,
     openapi_extra=_body(EVENT_DATA, **{job.STRUCTURED: EVENT}),
 )
 async def receive_event(

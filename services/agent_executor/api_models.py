@@ -27,6 +27,7 @@ _GREETER = {
 
 JOB: dict[str, Any] = {
     **JobRequest.model_json_schema(),
+    "description": "A job. `job_id` and `trace_id` are made where they are left out.",
     "required": ["agent_definition", "input_payload"],
     "examples": [_GREETER],
 }
