@@ -36,7 +36,7 @@ def schemathesis(place: Path, service: Service, *settings: str, checks: tuple[st
     report = place / "requests.har"
     (place / "schemathesis.toml").write_text("\n".join(settings))
     options = ["--generation-deterministic", "--max-examples=20", "--phases=examples,coverage,fuzzing", "--no-shrink"]
-    options += ["--continue-on-failure", "--no-color", "--request-timeout=20", "--warnings=off"]
+    options += ["--continue-on-failure", "--no-color", "--request-timeout=60", "--warnings=off"]
     options += [f"--checks={','.join(checks)}", "--report=har", f"--report-har-path={report}"]
     ran = subprocess.run(
         [Path(sys.executable).with_name("schemathesis"), "run", f"{service.http.base_url}/openapi.json", *options],
