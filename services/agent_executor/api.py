@@ -20,11 +20,17 @@ import structlog
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.routing import APIRoute
 from sse_starlette.sse import EventSourceResponse
 from starlette.exceptions import HTTPException
 
 from . import access, job, refusals, strict_json, tracing, validation
 from .api_models import (
+    ANSWER,
+    EVENT,
+    EVENT_DATA,
+    JOB,
+    SERVER_SENT_EVENT,
     Accepted,
     ErrorBody,
     FieldError,
@@ -99,9 +105,12 @@ def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:
     return {code: {"model": ErrorBody} for code in codes}
 
 
-def _body(*media_types: str) -> dict[str, Any]:
-    """OpenAPI for a body that this module reads itself, so that it can be refused before it is read whole."""
-    content = {media_type: {"schema": {"type": "object"}} for media_type in media_types}
+def _body(schema: Mapping[str, Any], **others: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenAPI for a body that this module reads itself, so that it can be refused before it is read whole.
+
+    Of JSON; `others` are the schemas of other media types.
+    """
+    content = {media_type: {"schema": each} for media_type, each in {"application/json": schema, **others}.items()}
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -141,8 +150,12 @@ async def metrics() -> Response:
 @router.post(
     "/",
     status_code=202,
-    responses={200: {"model": OutgoingEvent}, 202: {"model": Accepted}, **_errors(400, 404, 413, 503)},
-    openapi_extra=_body(job.STRUCTURED, "application/json"),
+    responses={
+        200: {"content": {job.STRUCTURED: {"schema": OutgoingEvent.model_json_schema()}}},
+        202: {"model": Accepted},
+        **_errors(400, 404, 413, 503),
+    },
+    openapi_extra=_body(EVENT_DATA, **{job.STRUCTURED: EVENT}),
 )
 async def receive_event(
     request: Request, wait: Annotated[float | None, Query(ge=0, le=MAX_WAIT_S, description="seconds")] = None
@@ -173,7 +186,7 @@ async def receive_event(
     "/v1/jobs",
     status_code=202,
     responses={202: {"model": Accepted}, **_errors(400, 409, 413, 503)},
-    openapi_extra=_body("application/json"),
+    openapi_extra=_body(JOB),
 )
 async def submit_job(request: Request) -> Response:
     """Take a job as plain JSON: `agent_definition` and `input_payload`; `job_id` and `trace_id` may be left out."""
@@ -238,7 +251,7 @@ async def redrive_job(request: Request, job_id: str) -> Accepted:
     "/v1/jobs/{job_id:path}/resume",
     status_code=202,
     responses=_errors(400, 404, 409, 413, 503),
-    openapi_extra=_body("application/json"),
+    openapi_extra=_body(ANSWER),
 )
 async def resume_job(request: Request, job_id: str) -> Accepted:
     """Answer an interrupted job: `value`, and `interrupt_id` where several are pending. It goes on at once.
@@ -256,7 +269,7 @@ async def resume_job(request: Request, job_id: str) -> Accepted:
 @router.get(
     "/v1/jobs/{job_id:path}/events",
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/event-stream": {"schema": SERVER_SENT_EVENT}}},
         204: {"description": "Nothing comes after that event"},
         **_errors(400, 404, 503),
     },
@@ -288,7 +301,7 @@ async def get_job(request: Request, job_id: str) -> JobView:
     return JobView(**row)
 
 
-@router.post("/v1/definitions/validate", responses=_errors(400, 413, 503), openapi_extra=_body("application/json"))
+@router.post("/v1/definitions/validate", responses=_errors(400, 413, 503), openapi_extra=_body({}))
 async def validate_definition(request: Request) -> Validation:
     """Look at an agent definition (the body) as a submission would: everything that is wrong or odd, all at once.
 
@@ -444,7 +457,17 @@ async def _on_bad_parameters(request: Request, error: Exception) -> Response:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _error(error.status_code, "HttpError", str(error.detail), [], error.headers)
+    headers = error.headers
+    if error.status_code == 405 and (methods := _methods(request.scope.get("route"))):
+        headers = {"Allow": ", ".join(methods)}
+    return _error(error.status_code, "HttpError", str(error.detail), [], headers)
+
+
+def _methods(route: object) -> list[str]:
+    """What may be done at the route's path; the framework names the methods of that one route alone."""
+    path = getattr(route, "path", None)
+    routes = [each for each in router.routes if isinstance(each, APIRoute) and each.path == path]
+    return sorted({method for each in routes for method in each.methods or ()})
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:

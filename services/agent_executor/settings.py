@@ -68,6 +68,13 @@ def _scopes(text: str) -> str:
     return text
 
 
+def _some(text: str) -> str:
+    """A list without words would be as good as none, and leave open what it was to close."""
+    if not words(text):
+        raise ValueError("must name at least one")
+    return text
+
+
 def words(text: str | None) -> tuple[str, ...]:
     """What a setting lists, with commas or spaces."""
     return tuple((text or "").replace(",", " ").split())
@@ -152,7 +159,7 @@ class Settings(BaseSettings):
     auth_jwt_scopes: Annotated[str, AfterValidator(_scopes)] | None = Field(
         None, description="scopes of the tokens of `AUTH_JWT_SUBJECTS` that have no such claim, with commas"
     )
-    auth_jwt_subjects: str | None = Field(
+    auth_jwt_subjects: Annotated[str, AfterValidator(_some)] | None = Field(
         None, description="subjects whose tokens are taken, with commas; a `*` at the end stands for any rest"
     )
     metrics_open: bool = Field(False, description="`true` opens `/metrics` to everybody")

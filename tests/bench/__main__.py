@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.bench import checkpoints, graph, migrations, sandbox
+from tests.bench import access, checkpoints, graph, migrations, sandbox
 from tests.bench.figures import Figure, table
 from tier3.stack import Postgres
 
@@ -25,6 +25,7 @@ def main() -> None:
         data.chmod(0o755)  # the server is another user where we are root
         with Postgres(data) as server:
             figures: list[Figure] = [
+                *access.measure(),
                 *graph.measure(),
                 *sandbox.measure(),
                 *checkpoints.measure(server),

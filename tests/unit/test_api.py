@@ -16,7 +16,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from agent_executor import api, app, threads, validation
+from agent_executor import api, app, job, threads, validation
 from agent_executor.audit import Refusal
 from agent_executor.callers import SCOPES, Caller, Holds
 from agent_executor.errors import Conflict, NotFound, Unavailable
@@ -585,6 +585,30 @@ async def test_unknown_routes_have_the_same_error_body(
     answer = await http.request(method, path)
     error_of(answer, status)
     assert ("allow" in answer.headers) == (status == 405)
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"), [("/v1/jobs", "GET, POST"), ("/v1/jobs/job-1/cancel", "POST"), ("/openapi.json", "GET, HEAD")]
+)
+async def test_allow_names_every_method_of_a_path(http: httpx.AsyncClient, path: str, allowed: str) -> None:
+    answer = await http.delete(path)
+    assert {*answer.headers["allow"].split(", ")} == {*allowed.split(", ")}
+
+
+def test_the_examples_of_bodies_are_what_they_exemplify(made: FastAPI) -> None:
+    bodies = {
+        path: operation["post"]["requestBody"]["content"]
+        for path, operation in made.openapi()["paths"].items()
+        if "requestBody" in operation.get("post", {})
+    }
+    [submitted] = bodies["/v1/jobs"]["application/json"]["schema"]["examples"]
+    [event] = bodies["/"][job.STRUCTURED]["schema"]["examples"]
+    look = validation.look(())
+    asked = job.from_event(event, look)
+    assert isinstance(asked, Submission)
+    assert job.from_json(submitted, look).definition == asked.definition
+    [given] = bodies["/v1/jobs/{job_id}/resume"]["application/json"]["schema"]["examples"]
+    job.answer_from_json("job-1", given)
 
 
 def responses(made: FastAPI) -> list[tuple[str, str, dict[str, Any]]]:

@@ -19,7 +19,8 @@ from tier3.vault.fields import SECRETS
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "services/agent_executor").rglob("*.py"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+PAGES = [*(ROOT / name for name in NAMES), *sorted((ROOT / "docs").glob("*.md"))]
 PARTS: tuple[type[BaseModel], ...] = (
     *(definition.Definition, definition.Node, definition.NodeConfig, definition.ToolDefinition, definition.ModelChoice),
     *(definition.StateField, definition.Approval, scripted.ScriptedChatModel, model_options.Reply),
