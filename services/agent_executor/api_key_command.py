@@ -56,8 +56,8 @@ def _new(connection: psycopg.Connection[dict[str, object]], asked: argparse.Name
 
 def _list(connection: psycopg.Connection[dict[str, object]], asked: argparse.Namespace) -> int:
     rows = connection.execute(SQL["all"]).fetchall()
-    cells = [[_cell(row[name]) for name in _COLUMNS] for row in rows]
-    sys.stdout.write("".join(f"{line}\n" for line in _aligned([_COLUMNS, *cells])))
+    cells = [[cell(row[name]) for name in _COLUMNS] for row in rows]
+    sys.stdout.write("".join(f"{line}\n" for line in aligned([_COLUMNS, *cells])))
     return 0
 
 
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     new = commands.add_parser("new", help="make a key and print it, this once", allow_abbrev=False)
     new.add_argument("name", type=_name, metavar="NAME", help="who it is for; it stands in logs")
     new.add_argument("--scopes", type=_scopes, required=True, help="what it allows, with commas")
-    new.add_argument("--tenant", type=_tenant, default=DEFAULT_TENANT, help=f"whose it is ({DEFAULT_TENANT})")
+    new.add_argument("--tenant", type=tenant_name, default=DEFAULT_TENANT, help=f"whose it is ({DEFAULT_TENANT})")
     new.add_argument("--days", type=_days, help="how long it is good; without end unless given")
     new.set_defaults(run=_new)
     commands.add_parser("list", help="all keys, and when they were used last").set_defaults(run=_list)
@@ -101,7 +101,8 @@ def _scopes(word: str) -> list[str]:
     return sorted(found)
 
 
-def _tenant(word: str) -> str:
+def tenant_name(word: str) -> str:
+    """A tenant on the command line."""
     if not is_tenant(word):
         raise argparse.ArgumentTypeError("must be 1 to 64 letters, digits, - and _")
     return word
@@ -113,13 +114,15 @@ def _days(word: str) -> int:
     return int(word)
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """A value as a table shows it."""
     if value is None:
         return "-"
     return value.strftime("%Y-%m-%dT%H:%M:%S%z") if hasattr(value, "strftime") else str(value)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    """The lines of a table."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -27,4 +27,8 @@ nats_failed = Counter(f"{_PREFIX}nats_messages_failed", "Messages refused or put
 access_refused = Counter(
     f"{_PREFIX}access_refused", "Requests refused for their credential", ["reason"], registry=registry
 )
+limited = Counter(f"{_PREFIX}limited", "Times that a limit of a tenant was reached", ["limit"], registry=registry)
+intake_paused = Gauge(
+    f"{_PREFIX}intake_paused", "1 while messages from NATS wait for a limit of their tenant", registry=registry
+)
 vault_auth_failures = Counter(f"{_PREFIX}vault_auth_failures", "Refused by Vault", registry=registry)

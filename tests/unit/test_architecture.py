@@ -16,6 +16,7 @@ LEAVES = {
 }
 ADAPTERS = {
     *("database", "ledger", "leases", "checkpoints", "stream", "outbox", "vault", "broker", "notify", "metrics"),
+    *("quotas", "places"),
 }
 CORE = {
     "errors": set[str](),

@@ -7,16 +7,29 @@ from pathlib import Path
 
 import pytest
 
-from agent_executor import api_key_command, api_keys, checkpoints, leases, ledger, notify, outbox, sql
+from agent_executor import (
+    api_key_command,
+    api_keys,
+    checkpoints,
+    leases,
+    ledger,
+    notify,
+    outbox,
+    places,
+    quotas,
+    sql,
+    tenant_command,
+)
 
 PACKAGE = Path(sql.__file__).parent
 USED = re.compile(r'SQL\["(\w+)"\]|_(?:rows|write)\(\s*"(\w+)"')
 MODULES = {
     **{"ledger": ledger.SQL, "outbox": outbox.SQL, "leases": leases.SQL, "checkpoints": checkpoints.SQL},
     **{"api_keys": api_keys.SQL, "api_key_command": api_key_command.SQL},
+    **{"quotas": quotas.SQL, "places": places.SQL, "tenant_command": tenant_command.SQL},
 }
 OF_WORKERS = {
-    *("wake_workers", "claim", "release", "retry", "interrupt", "silent_for_good", "announce_rejection", "endings"),
+    *("claim_in_turn", "claim", "release", "retry", "interrupt", "silent_for_good", "announce_rejection", "endings"),
     *("waiting", "expire_jobs", "expire_outbox", "ping"),
 }
 """Queries of the ledger that serve no caller: they see the jobs of all tenants."""
