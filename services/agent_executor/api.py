@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -50,6 +51,7 @@ from .errors import (
     InvalidInput,
     NotFound,
     PayloadTooLarge,
+    TooManyRequests,
     Unauthenticated,
     Unavailable,
 )
@@ -71,6 +73,7 @@ _STATUS = {
     NotFound: 404,
     Conflict: 409,
     PayloadTooLarge: 413,
+    TooManyRequests: 429,
     Unavailable: 503,
 }
 
@@ -153,7 +156,7 @@ async def metrics() -> Response:
     responses={
         200: {"content": {job.STRUCTURED: {"schema": OutgoingEvent.model_json_schema()}}},
         202: {"model": Accepted},
-        **_errors(400, 404, 413, 503),
+        **_errors(400, 404, 413, 429, 503),
     },
     openapi_extra=_body(EVENT_DATA, **{job.STRUCTURED: EVENT}),
 )
@@ -185,7 +188,7 @@ async def receive_event(
 @router.post(
     "/v1/jobs",
     status_code=202,
-    responses={202: {"model": Accepted}, **_errors(400, 409, 413, 503)},
+    responses={202: {"model": Accepted}, **_errors(400, 409, 413, 429, 503)},
     openapi_extra=_body(JOB),
 )
 async def submit_job(request: Request) -> Response:
@@ -235,7 +238,7 @@ async def cancel_job(request: Request, job_id: str) -> Accepted:
 @router.post(
     "/v1/jobs/{job_id:path}/redrive",
     status_code=202,
-    responses=_errors(404, 409, 503),
+    responses=_errors(404, 409, 429, 503),
 )
 async def redrive_job(request: Request, job_id: str) -> Accepted:
     """Run a failed job again, from its last checkpoint and with all its attempts before it. Its events begin anew."""
@@ -271,7 +274,7 @@ async def resume_job(request: Request, job_id: str) -> Accepted:
     responses={
         200: {"content": {"text/event-stream": {"schema": SERVER_SENT_EVENT}}},
         204: {"description": "Nothing comes after that event"},
-        **_errors(400, 404, 503),
+        **_errors(400, 404, 429, 503),
     },
     response_class=EventSourceResponse,
 )
@@ -280,7 +283,7 @@ async def follow_events(request: Request, job_id: str) -> Response:
 
     204 for a reader that has seen the `end`: it tells a browser's EventSource to come back no more.
     """
-    from .event_stream import first_position, follow, is_over
+    from .event_stream import Stream, first_position, follow, is_over
 
     service = _service(request)
     position = first_position(request.headers.get("last-event-id"))
@@ -289,7 +292,7 @@ async def follow_events(request: Request, job_id: str) -> Response:
     if await is_over(service, job_id, position):
         return Response(status_code=204)
     holds = request.state.holds
-    return EventSourceResponse(follow(service, job_id, tenant, position, holds), ping=15, sep="\n")
+    return Stream(follow(service, job_id, tenant, position, holds), await service.places.take(tenant))
 
 
 @router.get("/v1/jobs/{job_id:path}", responses=_errors(404, 503))
@@ -345,20 +348,28 @@ def _tenant(request: Request) -> str:
 
 async def _read(request: Request, read: Callable[[Any], T]) -> T:
     """What `read` makes of the request's body, parsed strictly; refused as soon as it is seen to be too large."""
-    limit: int = request.app.state.settings.max_body_bytes
-    too_large = PayloadTooLarge(f"the body is larger than {limit} bytes")
+    service: Service | None = request.app.state.service
+    limit: int = (
+        request.app.state.settings.max_body_bytes if service is None else service.places.body_limit(_tenant(request))
+    )
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
-        raise too_large
+        raise _too_large(limit)
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > limit:
-            raise too_large
+            raise _too_large(limit)
         chunks.append(chunk)
     body = b"".join(chunks)
     request.state.read = await by_size(size, lambda: read(strict_json.loads(body)))
     return request.state.read  # type: ignore[no-any-return]
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    from .quotas import too_large
+
+    return too_large(limit)
 
 
 async def _take(service: Service, asked: Submission | Answer, prefix: str) -> Receipt:
@@ -445,7 +456,9 @@ def _error_response(request: Request, error: AgentExecutorError, status: int) ->
     refusals.note(request, error, status)
     fields = [{"field": finding.field, "message": finding.message} for finding in error.findings]
     challenge = error.challenge if isinstance(error, Unauthenticated | Forbidden) else None
-    headers = {"WWW-Authenticate": challenge} if challenge else None
+    headers = {"WWW-Authenticate": challenge} if challenge else {}
+    if isinstance(error, TooManyRequests):
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     return _error(status, type(error).__name__, str(error), fields, headers)
 
 

@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     new = commands.add_parser("new", help="make a key and print it, this once", allow_abbrev=False)
     new.add_argument("name", type=_name, metavar="NAME", help="who it is for; it stands in logs")
     new.add_argument("--scopes", type=_scopes, required=True, help="what it allows, with commas")
-    new.add_argument("--tenant", type=_tenant, default=DEFAULT_TENANT, help=f"whose it is ({DEFAULT_TENANT})")
+    new.add_argument("--tenant", type=tenant_name, default=DEFAULT_TENANT, help=f"whose it is ({DEFAULT_TENANT})")
     new.add_argument("--days", type=_days, help="how long it is good; without end unless given")
     new.set_defaults(run=_new)
     commands.add_parser("list", help="all keys, and when they were used last").set_defaults(run=_list)
@@ -104,7 +104,8 @@ def _scopes(word: str) -> list[str]:
     return sorted(found)
 
 
-def _tenant(word: str) -> str:
+def tenant_name(word: str) -> str:
+    """A tenant on the command line."""
     if not is_tenant(word):
         raise argparse.ArgumentTypeError("must be 1 to 64 letters, digits, - and _")
     return word

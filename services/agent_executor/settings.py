@@ -178,6 +178,18 @@ class Settings(BaseSettings):
         64 * 2**20, description="largest state of a job's graph, as JSON"
     )
     max_body_bytes: Annotated[int, Field(ge=1024)] = Field(8 * 2**20, description="largest request body")
+    tenant_max_queued_jobs: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        10_000, description="queued jobs of one tenant at most; 0 is without a limit"
+    )
+    tenant_max_running_jobs: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        0, description="running jobs of one tenant at most, in all processes together; 0 is without a limit"
+    )
+    tenant_max_submits_per_minute: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        0, description="new jobs of one tenant in a minute at most; 0 is without a limit"
+    )
+    tenant_max_open_streams: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        100, description="event streams of one tenant at most, in all processes together; 0 is without a limit"
+    )
     shutdown_grace_s: Annotated[float, Field(ge=0)] = Field(
         25, description="seconds that running jobs get to finish after SIGTERM; the rest is resumed elsewhere"
     )

@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.bench import access, checkpoints, graph, migrations, sandbox
+from tests.bench import access, checkpoints, fairness, graph, migrations, sandbox
 from tests.bench.figures import Figure, table
 from tier3.stack import Postgres
 
@@ -29,6 +29,7 @@ def main() -> None:
                 *graph.measure(),
                 *sandbox.measure(),
                 *checkpoints.measure(server),
+                *fairness.measure(server),
                 *migrations.measure(server, data),
             ]
     sys.stdout.write(table(figures))

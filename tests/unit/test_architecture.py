@@ -17,6 +17,7 @@ LEAVES = {
 ADAPTERS = {
     *("database", "ledger", "leases", "checkpoints", "stream", "outbox", "vault", "broker", "notify", "metrics"),
     "audit",
+    *("quotas", "places"),
 }
 CORE = {
     "errors": set[str](),
