@@ -22,8 +22,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from sse_starlette.sse import EventSourceResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from . import access, job, strict_json, tracing, validation
+from . import access, browsers, job, strict_json, tracing, validation
 from .api_models import (
     Accepted,
     ErrorBody,
@@ -80,6 +81,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(AgentExecutorError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_bad_parameters)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_bug)
     described = app.openapi
     app.openapi = lambda: access.described(_without_422(described()))  # type: ignore[method-assign]
@@ -439,8 +441,14 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     return _error(error.status_code, "HttpError", str(error.detail), [], error.headers)
 
 
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    """Nobody hears this: the client has gone, or took too long."""
+    return Response(status_code=400)
+
+
 async def _on_bug(request: Request, error: Exception) -> Response:
-    return _error(500, "InternalError", "an unexpected error; the service's log has it", [])
+    said = "an unexpected error; the service's log has it"
+    return _error(500, "InternalError", said, [], browsers.ALWAYS)  # answered outside of what adds them elsewhere
 
 
 def _error(

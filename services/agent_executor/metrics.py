@@ -27,4 +27,7 @@ nats_failed = Counter(f"{_PREFIX}nats_messages_failed", "Messages refused or put
 access_refused = Counter(
     f"{_PREFIX}access_refused", "Requests refused for their credential", ["reason"], registry=registry
 )
+http_refused = Counter(
+    f"{_PREFIX}http_refused", "HTTP requests refused before they were read whole", ["status"], registry=registry
+)
 vault_auth_failures = Counter(f"{_PREFIX}vault_auth_failures", "Refused by Vault", registry=registry)

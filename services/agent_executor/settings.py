@@ -7,6 +7,7 @@ Every variable the service knows, with its default: docs/settings.md is checked 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -34,6 +35,8 @@ _SESSION = " ".join(
     }.items()
 )
 
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::[0-9]{1,5})?")
+
 _SECRETS: Mapping[tuple[str, str], str] = {
     ("postgres", "host"): "postgres_host",
     ("postgres", "port"): "postgres_port",
@@ -58,6 +61,13 @@ def _safe_url(text: str) -> str:
     parts = urlsplit(_http_url(text))
     if parts.scheme != "https" and not is_loopback(parts.hostname):
         raise ValueError("must be an https URL")
+    return text
+
+
+def _origins(text: str) -> str:
+    """As a browser sends them, to the letter: https://www.rfc-editor.org/rfc/rfc6454#section-6.2."""
+    if not all(map(_ORIGIN.fullmatch, words(text))):
+        raise ValueError("must be origins as browsers send them (https://app.example, or with :port), and no *")
     return text
 
 
@@ -156,6 +166,24 @@ class Settings(BaseSettings):
         None, description="subjects whose tokens are taken, with commas; a `*` at the end stands for any rest"
     )
     metrics_open: bool = Field(False, description="`true` opens `/metrics` to everybody")
+    cors_allow_origins: Annotated[str, AfterValidator(_origins)] | None = Field(
+        None, description="origins whose pages may call, with commas; none without it"
+    )
+    max_connections: Annotated[int, Field(ge=8)] = Field(
+        1000, description="HTTP clients connected to one process at a time"
+    )
+    max_header_bytes: Annotated[int, Field(ge=4096)] = Field(
+        64 * 2**10, description="largest target and headers of a request together"
+    )
+    request_header_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        10, description="seconds until a request's headers are complete, since it began"
+    )
+    request_body_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        60, description="seconds until its body is complete, since its headers were"
+    )
+    response_stall_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        30, description="seconds that a client may leave an answer, or an event stream, unread"
+    )
     docs: Literal["on", "off"] = Field("on", description="`off` takes `/docs`, `/redoc` and `/openapi.json` away")
 
     max_concurrent_jobs: Annotated[int, Field(ge=1)] = Field(8, description="jobs one process runs at a time")
