@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .addresses import check_nats, check_redis
@@ -21,6 +21,7 @@ from .crash import Point
 from .errors import AgentExecutorError, Finding
 from .job import DEFAULT_TENANT, findings_of
 from .loopback import is_loopback
+from .tls import check_cacert
 
 # Frozen or cut off, we may hold no lock for longer than this; and the server is to notice that we are cut off.
 _SESSION = " ".join(
@@ -93,6 +94,12 @@ def _nats_url(urls: SecretStr) -> SecretStr:
     return urls
 
 
+def _only_verified(cacert: str, info: ValidationInfo) -> str:
+    if info.data.get("postgres_sslmode", "verify-full") not in (None, "verify-full"):
+        raise ValueError("needs POSTGRES_SSLMODE to be verify-full")
+    return cacert
+
+
 class Settings(BaseSettings):
     """One field per environment variable (its name in capitals); the description is its line in the docs."""
 
@@ -103,12 +110,27 @@ class Settings(BaseSettings):
     postgres_db: str = Field("langgraph_dev", description="database")
     postgres_user: str = Field("postgres", description="role")
     postgres_password: SecretStr | None = Field(None, description="its password")
+    postgres_sslmode: Literal["disable", "prefer", "require", "verify-full"] | None = Field(
+        None, description="whether PostgreSQL is spoken to by TLS; by default `verify-full` with `POSTGRES_CACERT`"
+    )
+    postgres_cacert: Annotated[str, AfterValidator(check_cacert), AfterValidator(_only_verified)] | None = Field(
+        None, description="file with the CA that PostgreSQL's certificate is checked against"
+    )
     postgres_pool_size: Annotated[int, Field(ge=2)] = Field(16, description="connections of one process at most")
     redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] | None = Field(
-        None, description="Redis or Dragonfly for events, `redis://[:password@]host:port/db`"
+        None, description="Redis or Dragonfly for events, `redis://[:password@]host:port/db`, or `rediss://` for TLS"
+    )
+    redis_cacert: Annotated[str, AfterValidator(check_cacert)] | None = Field(
+        None,
+        description="file with the CA that Redis's certificate is checked against; with it Redis is spoken to by TLS",
     )
     nats_url: Annotated[SecretStr, AfterValidator(_nats_url)] | None = Field(
-        None, description="NATS with JetStream, `nats://[user:password@]host:port`, several with commas"
+        None,
+        description="NATS with JetStream, `nats://[user:password@]host:port`, or `tls://` for TLS; several with commas",
+    )
+    nats_cacert: Annotated[str, AfterValidator(check_cacert)] | None = Field(
+        None,
+        description="file with the CA that NATS's certificate is checked against; with it NATS is spoken to by TLS",
     )
     nats_stream_name: str = Field("AGENT_EXECUTION", description="stream that jobs arrive on")
     nats_consumer_group: str = Field("agent-executor-workers", description="durable consumer that all workers share")
@@ -241,6 +263,8 @@ class Settings(BaseSettings):
         """libpq connection string to our schema; `known`: host, password, and what differs from the defaults."""
         from psycopg.conninfo import make_conninfo
 
+        from .migrate.settings import encryption
+
         return make_conninfo(
             host=known["host"],
             port=known.get("port", self.postgres_port),
@@ -254,6 +278,7 @@ class Settings(BaseSettings):
             keepalives_count=3,
             tcp_user_timeout=5000,
             target_session_attrs="read-write",
+            **encryption(self.postgres_sslmode, self.postgres_cacert),
         )
 
 
