@@ -20,10 +20,11 @@ from redis.exceptions import RedisError
 
 from agent_executor import broker, stream, tls
 from agent_executor.settings import Settings
+from tests.certificates import HOST, Authority
 from tests.definitions import agent
-from tests.integration.fixtures.certificates import HOST, Authority, Front, TlsNats
 from tests.integration.fixtures.postgres import Database
 from tests.integration.fixtures.service import Service, Starter
+from tests.integration.fixtures.tls import Front, TlsNats
 from tier3.stack import Redis
 
 DEFINITION = agent([{"text": "done"}])
@@ -154,6 +155,12 @@ async def test_only_the_right_server_is_spoken_to(
     tls._context.cache_clear()
     await kind(HOST, port, None, monkeypatch)
     tls._context.cache_clear()
+
+
+async def test_tls_is_spoken_where_it_is_left_to_us(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    servers.nats.is_optional = True
+    servers.nats.restart()
+    await nats(HOST, servers.nats.port, str(servers.authority.cacert), monkeypatch)
 
 
 @pytest.mark.parametrize("kind", [postgres, redis, nats], ids=lambda kind: kind.__name__)

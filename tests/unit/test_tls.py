@@ -15,7 +15,7 @@ from agent_executor.addresses import check_redis
 from agent_executor.migrate import settings as migration_settings
 from agent_executor.migrate.errors import Refused
 from agent_executor.settings import SettingsError, load
-from tests.integration.fixtures.certificates import Authority
+from tests.certificates import Authority
 
 KNOWN = {"host": "db.example", "password": "p"}
 NAMES = ("POSTGRES_CACERT", "REDIS_CACERT", "NATS_CACERT")
