@@ -26,6 +26,7 @@ PROBES = frozenset({"/health", "/ready"})
 MAX_HEADERS = 100
 _MAX_PIPELINED = 8
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")  # RFC 3986, section 3.2
+_NOTED = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
 _SAYS = {
     400: "the request is not valid HTTP/1.1",
     408: "the request took too long to arrive",
@@ -99,6 +100,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._unparsed_bytes = 0
         self._has_host = False
+        self._lengths = 0
         self._refusal = 400
         self._ended = False
         self._active: RequestResponseCycle | None = None
@@ -150,11 +152,12 @@ class Connection(HttpToolsProtocol):
         self._phase = _Phase.HEAD
         self._head_bytes = 0
         self._has_host = False
+        self._lengths = 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
         """Called by the parser, for each piece of it."""
-        self._count(len(url))
+        self._head_bytes += len(url)
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -162,18 +165,10 @@ class Connection(HttpToolsProtocol):
         if self._phase is not _Phase.HEAD:  # a trailer field, which uvicorn would take for a header
             return
         name = name.lower()
-        self._count(len(name) + len(value) + 4)
-        if name == b"host":
-            if self._has_host or not _HOST.fullmatch(value):
-                raise ValueError("which host?")
-            self._has_host = True
-        elif name == b"transfer-encoding" and value.lower() != b"chunked":
-            raise ValueError("a coding that is not taken away here")
-        elif name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
+        self._head_bytes += len(name) + len(value) + 4
+        if name in _NOTED:
+            self._note_header(name, value)
         self.headers.append((name, value))
-        if len(self.headers) > MAX_HEADERS:
-            self._count(self.limits.header_bytes)
 
     def on_headers_complete(self) -> None:
         """Called by the parser: the request can begin."""
@@ -224,20 +219,29 @@ class Connection(HttpToolsProtocol):
         is_full = len(self.connections) - len(self._waiting) > self.limits.connections
         super()._start_asgi_task(cycle, _busy if is_full and cycle.scope["path"] not in PROBES else app)
 
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > self.limits.header_bytes:
-            self._refusal = 431
-            raise ValueError("too large")
+    def _note_header(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            if self._has_host or not _HOST.fullmatch(value):
+                raise ValueError("which host?")
+            self._has_host = True
+        elif name == b"content-length":
+            self._lengths += 1
+        elif name == b"transfer-encoding":
+            self._lengths += 1
+            if value.lower() != b"chunked" or self.parser.get_http_version() == "1.0":
+                raise ValueError("a coding that is not taken away here")
+        elif value.lower() == b"100-continue":
+            self.expect_100_continue = True
 
     def _check(self) -> None:
-        """Raise ValueError for a request that we and a proxy before us might take for two different ones."""
+        """Raise ValueError for headers that are too large, and for a request that might be taken for two."""
+        if self._head_bytes > self.limits.header_bytes or len(self.headers) > MAX_HEADERS:
+            self._refusal = 431
+            raise ValueError("too large")
         version = self.parser.get_http_version()
-        names = [name for name, _ in self.headers]
-        codings = names.count(b"transfer-encoding")
         if version not in ("1.1", "1.0") or (version == "1.1" and not self._has_host):
             raise ValueError("version or host")
-        if codings > 1 or (codings and (version == "1.0" or b"content-length" in names)):
+        if self._lengths > 1:
             raise ValueError("how long?")
         if not self.url.startswith(b"/"):  # https://www.rfc-editor.org/rfc/rfc9112#name-absolute-form
             host = next((value for name, value in self.headers if name == b"host"), b"")
