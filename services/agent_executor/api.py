@@ -24,8 +24,9 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.routing import APIRoute
 from sse_starlette.sse import EventSourceResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from . import access, job, refusals, strict_json, tracing, validation
+from . import access, browsers, job, refusals, strict_json, tracing, validation
 from .api_models import (
     ANSWER,
     EVENT,
@@ -89,6 +90,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(AgentExecutorError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_bad_parameters)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_bug)
     described = app.openapi
     app.openapi = lambda: access.described(_without_422(described()))  # type: ignore[method-assign]
@@ -483,8 +485,14 @@ def _methods(route: object) -> list[str]:
     return sorted({method for each in routes for method in each.methods or ()})
 
 
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    """Nobody hears this: the client has gone, or took too long."""
+    return Response(status_code=400)
+
+
 async def _on_bug(request: Request, error: Exception) -> Response:
-    return _error(500, "InternalError", "an unexpected error; the service's log has it", [])
+    said = "an unexpected error; the service's log has it"
+    return _error(500, "InternalError", said, [], browsers.ALWAYS)  # answered outside of what adds them elsewhere
 
 
 def _error(

@@ -26,7 +26,7 @@ from .migrate.errors import Refused
 SQL = sql.load("api_key_command.sql")
 _COLUMNS = ("id", "name", "tenant", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at")
 _EPILOG = f"""scopes: {", ".join(sorted(SCOPES))}
-environment: POSTGRES_HOST, _PORT, _DB, _USER, _PASSWORD (required)
+environment: POSTGRES_HOST, _PORT, _DB, _USER, _PASSWORD (required), _SSLMODE, _CACERT
 exit status: 0 done, 1 no such key, 2 refused: call or environment, 4 database unreachable or not migrated
 """
 
@@ -46,7 +46,8 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     except Refused as error:
         return _say(str(error), 2)
     except psycopg.Error as error:
-        return _say(f"the database does not do it: {type(error).__name__}", 4)
+        certificate = ": POSTGRES_CACERT names the authority of its certificate" if "SSL" in str(error) else ""
+        return _say(f"the database does not do it: {type(error).__name__}{certificate}", 4)
 
 
 def _new(connection: psycopg.Connection[dict[str, object]], asked: argparse.Namespace) -> int:

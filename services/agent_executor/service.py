@@ -78,14 +78,16 @@ class Service:
         self.places = Places(self.pool, _allowance(settings), settings.max_body_bytes)
         self._keepers.append(self.places.run)
         self.listener = Listener(dsn)
-        self._redis = stream.connect(credentials.redis_url)
-        self.events = stream.connect(credentials.redis_url, timeout_s=10, connections=1000)
+        cacert = settings.redis_cacert
+        self._redis = stream.connect(credentials.redis_url, cacert=cacert)
+        self.events = stream.connect(credentials.redis_url, cacert=cacert, timeout_s=10, connections=1000)
         self._publisher = stream.Publisher(self._redis)
         self._broker = Broker(
             credentials.nats_url,
             stream=settings.nats_stream_name,
             consumer=settings.nats_consumer_group,
             credentials=credentials.nats_credentials,
+            cacert=settings.nats_cacert,
         )
         self._vault = vault
         self._http = httpx.AsyncClient(timeout=5)

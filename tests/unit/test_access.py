@@ -19,7 +19,7 @@ from agent_executor.settings import Settings
 from tests.definitions import agent, answer, event
 from tests.unit.test_api import FakeService, error_of
 
-DOCS = {"/docs", "/docs/oauth2-redirect", "/openapi.json", "/redoc"}
+DOCS = {"/docs", "/openapi.json", "/redoc"}
 
 
 class Known:

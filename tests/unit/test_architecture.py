@@ -12,7 +12,19 @@ import agent_executor
 
 PACKAGE = Path(agent_executor.__file__).parent
 LEAVES = {
-    *("errors", "job", "interrupts", "announcements", "strict_json", "sql", "metrics", "tracing", "redaction", "crash"),
+    *(
+        "errors",
+        "job",
+        "interrupts",
+        "announcements",
+        "strict_json",
+        "sql",
+        "metrics",
+        "tracing",
+        "redaction",
+        "crash",
+        "tls",
+    ),
 }
 ADAPTERS = {
     *("database", "ledger", "leases", "checkpoints", "stream", "outbox", "vault", "broker", "notify", "metrics"),
