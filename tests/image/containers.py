@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 import urllib.error
 import urllib.request
 from typing import Any, Protocol
 
 from docker.models.containers import Container
+
+from tests.definitions import adder, event
 
 PATIENCE_S = 60.0
 HARDENED: dict[str, Any] = {
@@ -42,6 +45,15 @@ def wait_for(url: str, container: Container, *, poll_s: float = 0.02) -> None:
         if container.status == "exited" or time.monotonic() > deadline:
             raise AssertionError(f"{url} does not answer\n{container.logs(tail=20).decode()}")
         time.sleep(poll_s)
+
+
+def outcome(port: int, job_id: str) -> Any:
+    """The outgoing event of a job with a tool, run by the service on this machine's `port`."""
+    body = json.dumps(event(adder(), job_id=job_id)).encode()
+    headers = {"Content-Type": "application/cloudevents+json"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/?wait=30", body, headers)
+    with urllib.request.urlopen(request, timeout=40) as response:
+        return json.load(response)
 
 
 def _answers(url: str) -> bool:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import tomllib
-import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.definitions import INPUT, adder
 from tests.image.conftest import Build
-from tests.image.containers import Finish, Start, wait_for
+from tests.image.containers import Finish, Start, outcome, wait_for
 from tests.unit.test_docs import section, table
 from tier3.image import context
 from tier3.stack.ports import free_port
@@ -130,7 +128,7 @@ def test_it_migrates_a_database_and_runs_a_job(
     port = free_port()
     serving = start_container(environment=environment | {"PORT": str(port)}, network_mode="host")
     wait_for(f"http://127.0.0.1:{port}/ready", serving)
-    assert _outcome(port, "job-in-image")["data"] == {
+    assert outcome(port, "job-in-image")["data"] == {
         "job_id": "job-in-image",
         "result": {"output": "The Calculator says: 5", "status": "completed"},
     }
@@ -163,21 +161,3 @@ def test_the_tests_image_has_what_the_service_has(run_container: Finish, test_ru
     ours = json.loads(run_container("python", "-c", program)[1].replace("'", '"'))
     theirs = json.loads(run_container("python", "-c", program, of=test_runner)[1].replace("'", '"'))
     assert [each for each in ours if each not in theirs] == []
-
-
-def _outcome(port: int, job_id: str) -> Any:
-    data = {"trace_id": "t-1", "job_id": job_id, "agent_definition": adder(), "input_payload": INPUT}
-    event = {
-        "specversion": "1.0",
-        "type": "dev.my-platform.agent.execute",
-        "source": "tests",
-        "id": job_id,
-        "data": data,
-    }
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/?wait=30",
-        json.dumps(event).encode(),
-        {"Content-Type": "application/cloudevents+json"},
-    )
-    with urllib.request.urlopen(request, timeout=40) as response:
-        return json.load(response)
