@@ -19,6 +19,7 @@ from tier3.image import progress
 from tier3.image.errors import BuildError
 
 _ASK_S, _WORK_S = 10, 600
+_BLOCK_BYTES = 2**20
 _BUILDKIT_SINCE = (1, 39)
 
 
@@ -97,8 +98,9 @@ class Engine:
     def take_in(self, files: IO[bytes], name: str) -> str:
         """Make an image of a tar of its root, and return its id."""
         repository, _, tag = name.rpartition(":")
+        blocks = iter(lambda: files.read(_BLOCK_BYTES), b"")  # a file would be sent line by line
         with _as_build_error():
-            answer = self._api.import_image_from_stream(files, repository=repository, tag=tag)
+            answer = self._api.import_image_from_stream(blocks, repository=repository, tag=tag)
         *_, last = map(json.loads, answer.splitlines())
         if "error" in last:
             raise BuildError(last["error"])
