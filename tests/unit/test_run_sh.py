@@ -8,12 +8,14 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PATIENCE_S = 20
 SHELLS = [shell for shell in ("dash", "bash", "busybox") if shutil.which(shell)] or ["sh"]
 LOGIN = {"VAULT_ADDR": "http://vault.example:8200", "VAULT_ROLE": "agent-executor"}
 # In uvicorn's place: says who it is, then waits for its end.
@@ -41,15 +43,25 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(shell: list[str], place: Path, environment: Mapping[str, str], *words: str) -> subprocess.Popen[str]:
+@contextmanager
+def start(
+    shell: list[str], place: Path, environment: Mapping[str, str], *words: str
+) -> Iterator[subprocess.Popen[str]]:
     path = f"{place}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*shell, str(ROOT / "run.sh"), *words],
         env={"PATH": path, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 @pytest.mark.parametrize(
@@ -68,7 +80,7 @@ def test_all_that_is_missing_is_named_in_one_message(
     shell: list[str], place: Path, environment: dict[str, str], missing: str
 ) -> None:
     with start(shell, place, environment) as process:
-        printed, complaint = process.communicate()
+        printed, complaint = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 64
     assert printed == ""
     assert complaint == f"run.sh: missing environment variables: {missing}\n"
@@ -86,7 +98,7 @@ def test_it_becomes_the_service_which_a_signal_then_reaches(
         assert process.stdout is not None
         told = json.loads(process.stdout.readline())
         process.send_signal(signal.SIGTERM)
-        assert process.wait() == 7
+        assert process.wait(PATIENCE_S) == 7
     assert told["pid"] == process.pid
     assert told["words"][:2] == ["--factory", "agent_executor.app:main"]
     words = " ".join(told["words"])
@@ -99,14 +111,13 @@ def test_port_and_log_level_are_the_environments(shell: list[str], place: Path) 
     with start(shell, place, LOGIN | {"PORT": "9090", "LOG_LEVEL": "debug"}) as process:
         assert process.stdout is not None
         told = json.loads(process.stdout.readline())
-        process.terminate()
     assert told["words"][told["words"].index("--port") + 1] == "9090"
     assert told["env"]["LOG_LEVEL"] == "debug"
 
 
 def test_arguments_are_run_in_its_place_and_nothing_is_asked_for(shell: list[str], place: Path) -> None:
     with start(shell, place, {}, "sh", "-c", 'echo "$$ $1"; exit 3', "name", "two words") as process:
-        printed, complaint = process.communicate()
+        printed, complaint = process.communicate(timeout=PATIENCE_S)
     assert (printed, complaint) == (f"{process.pid} two words\n", "")
     assert process.returncode == 3
 
