@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.bench import access, checkpoints, fairness, graph, migrations, sandbox
+from tests.bench import access, checkpoints, fairness, graph, image, migrations, sandbox
 from tests.bench.figures import Figure, table
 from tier3.stack import Postgres
 
@@ -32,6 +32,7 @@ def main() -> None:
                 *fairness.measure(server),
                 *migrations.measure(server, data),
             ]
+    figures += image.measure()
     sys.stdout.write(table(figures))
     RESULTS.parent.mkdir(exist_ok=True)
     machine = {"python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count()}

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from agent_executor import app, definition, metrics, model_options, scripted
 from agent_executor.settings import Settings
+from tier3.image import options
 from tier3.vault.fields import SECRETS
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +67,14 @@ def test_every_session_is_in_the_readme_and_nothing_else() -> None:
     sessions = {each.name for each in functions if any("session" in ast.unparse(d) for d in each.decorator_list)}
     assert "run" in sessions
     assert set(table(section(page("README.md"), "## Sessions"))) == sessions
+
+
+def test_every_variable_of_a_build_is_in_the_table_and_nothing_else() -> None:
+    rows = table(section(page("docs/image.md"), "## Options"))
+    assert set(rows) == set(options.KNOWN)
+    for name, default in options.DEFAULTS.items():
+        assert rows[name][0] == f"`{default}`", name
+    assert rows["BASE_IMAGE"][0].strip("`") in page("Dockerfile").splitlines()[2]
 
 
 def test_every_event_type_is_described_and_nothing_else() -> None:
