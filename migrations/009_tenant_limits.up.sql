@@ -17,7 +17,7 @@ create table if not exists tenant_usage (
     tenant text primary key,
     room integer not null default 0,
     room_of integer not null default 0,
-    submits_until timestamptz not null default '-infinity'
+    submits_until timestamptz not null default 'epoch'
 );
 
 -- Event streams that processes hold open. Nothing that has to outlive a crash of the server: they are renewed.
