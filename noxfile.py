@@ -12,7 +12,11 @@ Words after `--` go to the tool that a session runs: `nox -s unit -- -k name`.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import nox
 
@@ -34,13 +38,30 @@ ARTIFACTS_DIR = os.environ.get("ARTIFACTS_DIR") or "artifacts"
 
 
 def sync(session: nox.Session, *groups: str, service: bool = True) -> None:
-    """Bring the session's environment in step with uv.lock: the service, and these dependency groups."""
+    """Bring the session's environment in step with uv.lock: the service, and these dependency groups.
+
+    In the image test-runner, where nox makes no environments, everything is there already.
+    """
     if session.venv_backend == "none":
-        return  # an image, where everything is installed already
+        return
     here = session.virtualenv.location
     uv = ("uv", "sync", "--locked", "--quiet", "--compile-bytecode", f"--python={here}")
     option = "--group" if service else "--only-group"
     session.run_install(*uv, *(f"{option}={group}" for group in groups), env={"UV_PROJECT_ENVIRONMENT": here})
+
+
+@contextlib.contextmanager
+def stdout_reserved() -> Iterator[Callable[[str], object]]:
+    """Send to stderr whatever the body and its children print, but for what the yielded function is given."""
+    sys.stdout.flush()
+    reserved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield lambda text: os.write(reserved, text.encode())
+    finally:
+        sys.stdout.flush()
+        os.dup2(reserved, 1)
+        os.close(reserved)
 
 
 def tests(session: nox.Session, stage: str, *options: str) -> None:
@@ -97,6 +118,13 @@ def faults(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "tests/faults", *options, *session.posargs, env=TESTING)
 
 
+@nox.session(default=False, tags=["local", "ci"])
+def image(session: nox.Session) -> None:
+    """Build the images and test them in containers; needs a Docker engine. Arguments go to pytest."""
+    sync(session, "integration", "e2e")
+    session.run("python", "-m", "pytest", "tests/image", *session.posargs, env=TESTING)
+
+
 @nox.session(default=False, tags=["local"])
 def bench(session: nox.Session) -> None:
     """Ours beside the references, in one run on an embedded server: a table, and artifacts/bench.json."""
@@ -109,6 +137,19 @@ def run(session: nox.Session) -> None:
     """The service on PORT (8080) with hot reload, on servers it starts itself unless the environment names others."""
     sync(session, "run")
     session.run("python", "-m", "tier3.run", *session.posargs, interrupt_timeout=10, terminate_timeout=10)
+
+
+@nox.session(default=False, tags=["ci"])
+def build(session: nox.Session) -> None:
+    """Build the production image with Docker; stdout is its name (PR_NUMBER, IMAGE_TAG, DOCKER_REGISTRY).
+
+    PUSH=true pushes it, BUILD_TARGET=test-runner builds the tests' image; docs/image.md has the rest.
+    """
+    with stdout_reserved() as announce:
+        sync(session, "build", service=False)
+        name = Path(session.create_tmp()) / "image-name"
+        session.run("python", "-m", "tier3.image", "--name-to", str(name), *session.posargs)
+        announce(name.read_text())
 
 
 @nox.session(default=False, tags=["ci"])

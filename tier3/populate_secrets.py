@@ -25,7 +25,8 @@ from tier3.vault.verify import verify
 _EPILOG = f"""PATH: {", ".join(SECRETS)}
 variables in a .env file: {", ".join(VARIABLES)}
 environment: VAULT_ADDR and VAULT_TOKEN (required), VAULT_MOUNT (secret), VAULT_PATH (agent-executor),
-  VAULT_NAMESPACE, VAULT_CACERT; for --verify VAULT_ROLE_ID and VAULT_SECRET_ID may stand for VAULT_TOKEN
+  VAULT_NAMESPACE, VAULT_CACERT; for --verify VAULT_ROLE_ID and VAULT_SECRET_ID may stand for VAULT_TOKEN,
+  and POSTGRES_SSLMODE, POSTGRES_CACERT, REDIS_CACERT, NATS_CACERT are as for the service
 {EXIT_STATUSES}"""
 
 

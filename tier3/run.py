@@ -157,6 +157,7 @@ def service(environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]
     launch = [sys.executable, "-I", "-S", LAUNCH, os.getpid(), signal.SIGTERM.value, OWN_UID, int(watched)]
     uvicorn = [
         *(sys.executable, "-m", "uvicorn", "--factory", "agent_executor.app:main"),
+        *("--http", "agent_executor.connections:Connection", "--ws", "none", "--no-server-header"),
         *("--port", environment["PORT"], "--no-access-log"),
         *("--reload", "--reload-dir", ROOT / "services", "--reload-include", "*.sql"),
         *("--timeout-graceful-shutdown", "2"),

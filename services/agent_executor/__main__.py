@@ -10,6 +10,7 @@ USAGE = """usage: python -m agent_executor COMMAND
 commands:
   api-key   make, list and revoke keys for callers of HTTP; api-key --help has the rest
   audit     tell who did what, and who was refused; audit --help has the rest
+  tenant    set, list and unset limits of single tenants; tenant --help has the rest
   migrate   apply the pending files of MIGRATION_DIR to the database (POSTGRES_*); migrate --help has the rest
 """
 
@@ -29,6 +30,10 @@ def main(arguments: list[str]) -> int:
             from .api_key_command import main as api_key
 
             return api_key(words, os.environ)
+        case ["tenant", *words]:
+            from .tenant_command import main as tenant
+
+            return tenant(words, os.environ)
         case ["-h" | "--help"]:
             sys.stdout.write(USAGE)
             return 0

@@ -35,6 +35,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 
 MAX_CREDENTIAL_CHARS = 16 * 1024
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
+_OF_PROXIES = ("forwarded", "via", "x-real-ip")
 _REALM = 'Bearer realm="agent-executor"'
 _NONE = "a credential is required: Authorization: Bearer CREDENTIAL"
 _BAD = "the credential is not valid"
@@ -97,7 +98,7 @@ def _presented(request: Request) -> str:
     headers = request.headers.getlist("authorization")
     if not headers:
         raise Unauthenticated(_NONE, _REALM)
-    found = _BEARER.fullmatch(headers[0].strip()) if len(headers) == 1 else None
+    found = _BEARER.fullmatch(headers[0].strip(" \t")) if len(headers) == 1 else None
     if found is None or len(found[1]) > MAX_CREDENTIAL_CHARS:
         raise Unauthenticated(_BAD, f'{_REALM}, error="invalid_token"')
     return found[1]
@@ -109,7 +110,7 @@ def _check_local(request: Request) -> None:
     """
     address = (request.scope.get("server") or ("",))[0]
     names = [named_host(f"//{request.headers.get('host', '')}"), *map(named_host, request.headers.getlist("origin"))]
-    is_forwarded = any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-forwarded-host"))
+    is_forwarded = any(name in _OF_PROXIES or name.startswith("x-forwarded-") for name in request.headers)
     if is_forwarded or not is_loopback(address) or not all(map(is_loopback, names)):
         raise Forbidden("without authentication only requests from this machine, to a name of it, are taken")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 REDIS = ("redis", "rediss", "unix")
 NATS = ("nats", "tls", "ws", "wss")
@@ -13,6 +13,9 @@ def check_redis(url: Any) -> None:
     """Raises ValueError, without the URL, if it is none."""
     check_text(url)
     _check_url(url, REDIS)
+    asked = parse_qs(urlsplit(url).query)
+    if asked.get("ssl_cert_reqs", ["required"]) != ["required"] or "ssl_check_hostname" in asked:
+        raise ValueError("must not turn the check of the server's certificate off")
 
 
 def check_nats(urls: Any) -> None:

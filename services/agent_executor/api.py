@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -20,11 +21,18 @@ import structlog
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.routing import APIRoute
 from sse_starlette.sse import EventSourceResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from . import access, job, refusals, strict_json, tracing, validation
+from . import access, browsers, job, refusals, strict_json, tracing, validation
 from .api_models import (
+    ANSWER,
+    EVENT,
+    EVENT_DATA,
+    JOB,
+    SERVER_SENT_EVENT,
     Accepted,
     ErrorBody,
     FieldError,
@@ -44,6 +52,7 @@ from .errors import (
     InvalidInput,
     NotFound,
     PayloadTooLarge,
+    TooManyRequests,
     Unauthenticated,
     Unavailable,
 )
@@ -65,6 +74,7 @@ _STATUS = {
     NotFound: 404,
     Conflict: 409,
     PayloadTooLarge: 413,
+    TooManyRequests: 429,
     Unavailable: 503,
 }
 
@@ -80,6 +90,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(AgentExecutorError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_bad_parameters)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_bug)
     described = app.openapi
     app.openapi = lambda: access.described(_without_422(described()))  # type: ignore[method-assign]
@@ -99,9 +110,12 @@ def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:
     return {code: {"model": ErrorBody} for code in codes}
 
 
-def _body(*media_types: str) -> dict[str, Any]:
-    """OpenAPI for a body that this module reads itself, so that it can be refused before it is read whole."""
-    content = {media_type: {"schema": {"type": "object"}} for media_type in media_types}
+def _body(schema: Mapping[str, Any], **others: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenAPI for a body that this module reads itself, so that it can be refused before it is read whole.
+
+    Of JSON; `others` are the schemas of other media types.
+    """
+    content = {media_type: {"schema": each} for media_type, each in {"application/json": schema, **others}.items()}
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -141,8 +155,12 @@ async def metrics() -> Response:
 @router.post(
     "/",
     status_code=202,
-    responses={200: {"model": OutgoingEvent}, 202: {"model": Accepted}, **_errors(400, 404, 413, 503)},
-    openapi_extra=_body(job.STRUCTURED, "application/json"),
+    responses={
+        200: {"content": {job.STRUCTURED: {"schema": OutgoingEvent.model_json_schema()}}},
+        202: {"model": Accepted},
+        **_errors(400, 404, 413, 429, 503),
+    },
+    openapi_extra=_body(EVENT_DATA, **{job.STRUCTURED: EVENT}),
 )
 async def receive_event(
     request: Request, wait: Annotated[float | None, Query(ge=0, le=MAX_WAIT_S, description="seconds")] = None
@@ -172,8 +190,8 @@ async def receive_event(
 @router.post(
     "/v1/jobs",
     status_code=202,
-    responses={202: {"model": Accepted}, **_errors(400, 409, 413, 503)},
-    openapi_extra=_body("application/json"),
+    responses={202: {"model": Accepted}, **_errors(400, 409, 413, 429, 503)},
+    openapi_extra=_body(JOB),
 )
 async def submit_job(request: Request) -> Response:
     """Take a job as plain JSON: `agent_definition` and `input_payload`; `job_id` and `trace_id` may be left out."""
@@ -222,7 +240,7 @@ async def cancel_job(request: Request, job_id: str) -> Accepted:
 @router.post(
     "/v1/jobs/{job_id:path}/redrive",
     status_code=202,
-    responses=_errors(404, 409, 503),
+    responses=_errors(404, 409, 429, 503),
 )
 async def redrive_job(request: Request, job_id: str) -> Accepted:
     """Run a failed job again, from its last checkpoint and with all its attempts before it. Its events begin anew."""
@@ -238,7 +256,7 @@ async def redrive_job(request: Request, job_id: str) -> Accepted:
     "/v1/jobs/{job_id:path}/resume",
     status_code=202,
     responses=_errors(400, 404, 409, 413, 503),
-    openapi_extra=_body("application/json"),
+    openapi_extra=_body(ANSWER),
 )
 async def resume_job(request: Request, job_id: str) -> Accepted:
     """Answer an interrupted job: `value`, and `interrupt_id` where several are pending. It goes on at once.
@@ -256,9 +274,9 @@ async def resume_job(request: Request, job_id: str) -> Accepted:
 @router.get(
     "/v1/jobs/{job_id:path}/events",
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/event-stream": {"schema": SERVER_SENT_EVENT}}},
         204: {"description": "Nothing comes after that event"},
-        **_errors(400, 404, 503),
+        **_errors(400, 404, 429, 503),
     },
     response_class=EventSourceResponse,
 )
@@ -267,7 +285,7 @@ async def follow_events(request: Request, job_id: str) -> Response:
 
     204 for a reader that has seen the `end`: it tells a browser's EventSource to come back no more.
     """
-    from .event_stream import first_position, follow, is_over
+    from .event_stream import Stream, first_position, follow, is_over
 
     service = _service(request)
     position = first_position(request.headers.get("last-event-id"))
@@ -276,7 +294,7 @@ async def follow_events(request: Request, job_id: str) -> Response:
     if await is_over(service, job_id, position):
         return Response(status_code=204)
     holds = request.state.holds
-    return EventSourceResponse(follow(service, job_id, tenant, position, holds), ping=15, sep="\n")
+    return Stream(follow(service, job_id, tenant, position, holds), await service.places.take(tenant))
 
 
 @router.get("/v1/jobs/{job_id:path}", responses=_errors(404, 503))
@@ -288,7 +306,7 @@ async def get_job(request: Request, job_id: str) -> JobView:
     return JobView(**row)
 
 
-@router.post("/v1/definitions/validate", responses=_errors(400, 413, 503), openapi_extra=_body("application/json"))
+@router.post("/v1/definitions/validate", responses=_errors(400, 413, 503), openapi_extra=_body({}))
 async def validate_definition(request: Request) -> Validation:
     """Look at an agent definition (the body) as a submission would: everything that is wrong or odd, all at once.
 
@@ -332,20 +350,28 @@ def _tenant(request: Request) -> str:
 
 async def _read(request: Request, read: Callable[[Any], T]) -> T:
     """What `read` makes of the request's body, parsed strictly; refused as soon as it is seen to be too large."""
-    limit: int = request.app.state.settings.max_body_bytes
-    too_large = PayloadTooLarge(f"the body is larger than {limit} bytes")
+    service: Service | None = request.app.state.service
+    limit: int = (
+        request.app.state.settings.max_body_bytes if service is None else service.places.body_limit(_tenant(request))
+    )
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
-        raise too_large
+        raise _too_large(limit)
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > limit:
-            raise too_large
+            raise _too_large(limit)
         chunks.append(chunk)
     body = b"".join(chunks)
     request.state.read = await by_size(size, lambda: read(strict_json.loads(body)))
     return request.state.read  # type: ignore[no-any-return]
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    from .quotas import too_large
+
+    return too_large(limit)
 
 
 async def _take(service: Service, asked: Submission | Answer, prefix: str) -> Receipt:
@@ -432,7 +458,9 @@ def _error_response(request: Request, error: AgentExecutorError, status: int) ->
     refusals.note(request, error, status)
     fields = [{"field": finding.field, "message": finding.message} for finding in error.findings]
     challenge = error.challenge if isinstance(error, Unauthenticated | Forbidden) else None
-    headers = {"WWW-Authenticate": challenge} if challenge else None
+    headers = {"WWW-Authenticate": challenge} if challenge else {}
+    if isinstance(error, TooManyRequests):
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     return _error(status, type(error).__name__, str(error), fields, headers)
 
 
@@ -444,11 +472,27 @@ async def _on_bad_parameters(request: Request, error: Exception) -> Response:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _error(error.status_code, "HttpError", str(error.detail), [], error.headers)
+    headers = error.headers
+    if error.status_code == 405 and (methods := _methods(request.scope.get("route"))):
+        headers = {"Allow": ", ".join(methods)}
+    return _error(error.status_code, "HttpError", str(error.detail), [], headers)
+
+
+def _methods(route: object) -> list[str]:
+    """What may be done at the route's path; the framework names the methods of that one route alone."""
+    path = getattr(route, "path", None)
+    routes = [each for each in router.routes if isinstance(each, APIRoute) and each.path == path]
+    return sorted({method for each in routes for method in each.methods or ()})
+
+
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    """Nobody hears this: the client has gone, or took too long."""
+    return Response(status_code=400)
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
-    return _error(500, "InternalError", "an unexpected error; the service's log has it", [])
+    said = "an unexpected error; the service's log has it"
+    return _error(500, "InternalError", said, [], browsers.ALWAYS)  # answered outside of what adds them elsewhere
 
 
 def _error(

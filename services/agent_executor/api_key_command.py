@@ -26,7 +26,7 @@ from .migrate.errors import Refused
 SQL = sql.load("api_key_command.sql")
 _COLUMNS = ("id", "name", "tenant", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at")
 _EPILOG = f"""scopes: {", ".join(sorted(SCOPES))}
-environment: POSTGRES_HOST, _PORT, _DB, _USER, _PASSWORD (required)
+environment: POSTGRES_HOST, _PORT, _DB, _USER, _PASSWORD (required), _SSLMODE, _CACERT
 exit status: 0 done, 1 no such key, 2 refused: call or environment, 4 database unreachable or not migrated
 """
 
@@ -46,7 +46,8 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     except Refused as error:
         return _say(str(error), 2)
     except psycopg.Error as error:
-        return _say(f"the database does not do it: {type(error).__name__}", 4)
+        certificate = ": POSTGRES_CACERT names the authority of its certificate" if "SSL" in str(error) else ""
+        return _say(f"the database does not do it: {type(error).__name__}{certificate}", 4)
 
 
 def _new(connection: psycopg.Connection[dict[str, object]], asked: argparse.Namespace) -> int:
@@ -81,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     new = commands.add_parser("new", help="make a key and print it, this once", allow_abbrev=False)
     new.add_argument("name", type=_name, metavar="NAME", help="who it is for; it stands in logs")
     new.add_argument("--scopes", type=_scopes, required=True, help="what it allows, with commas")
-    new.add_argument("--tenant", type=_tenant, default=DEFAULT_TENANT, help=f"whose it is ({DEFAULT_TENANT})")
+    new.add_argument("--tenant", type=tenant_name, default=DEFAULT_TENANT, help=f"whose it is ({DEFAULT_TENANT})")
     new.add_argument("--days", type=_days, help="how long it is good; without end unless given")
     new.set_defaults(run=_new)
     commands.add_parser("list", help="all keys, and when they were used last").set_defaults(run=_list)
@@ -104,7 +105,8 @@ def _scopes(word: str) -> list[str]:
     return sorted(found)
 
 
-def _tenant(word: str) -> str:
+def tenant_name(word: str) -> str:
+    """A tenant on the command line."""
     if not is_tenant(word):
         raise argparse.ArgumentTypeError("must be 1 to 64 letters, digits, - and _")
     return word

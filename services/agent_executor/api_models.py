@@ -1,4 +1,4 @@
-"""Bodies of HTTP answers, as the OpenAPI shows them."""
+"""Bodies of HTTP requests and answers, as the OpenAPI shows them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,64 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from .job import Status
+from .job import (
+    EXECUTE,
+    MAX_ID_CHARS,
+    RESUME,
+    TRACEPARENT,
+    AnswerRequest,
+    JobRequest,
+    PlainAnswerRequest,
+    Status,
+)
+
+_MODEL = {"provider": "scripted", "model": "greeter", "replies": [{"text": "Hello!"}]}
+_ROOT = {"id": "lead", "type": "Orchestrator", "config": {"name": "Lead", "model": _MODEL}}
+_GREETER = {
+    "agent_definition": {"nodes": [_ROOT]},
+    "input_payload": {"messages": [{"role": "user", "content": "Hello?"}]},
+}
+
+JOB: dict[str, Any] = {
+    **JobRequest.model_json_schema(),
+    "description": "A job. `job_id` and `trace_id` are made where they are left out.",
+    "required": ["agent_definition", "input_payload"],
+    "examples": [_GREETER],
+}
+ANSWER = {**PlainAnswerRequest.model_json_schema(), "examples": [{"value": {"decisions": [{"type": "approve"}]}}]}
+EVENT_DATA = {"anyOf": [JobRequest.model_json_schema(), AnswerRequest.model_json_schema()]}
+_ID = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS}
+_OPTIONAL = {"type": ["string", "null"]}
+EVENT = {
+    "type": "object",
+    "description": "A CloudEvent 1.0; extensions are ignored.",
+    "required": ["specversion", "type", "source", "id", "data"],
+    "properties": {
+        "specversion": {"const": "1.0"},
+        "type": {"enum": [EXECUTE, RESUME]},
+        "source": _ID,
+        "id": _ID,
+        "subject": _OPTIONAL,
+        "time": _OPTIONAL,
+        "traceparent": {**_OPTIONAL, "pattern": f"^{TRACEPARENT.pattern}$"},
+        "data": EVENT_DATA,
+    },
+    "examples": [
+        {
+            "specversion": "1.0",
+            "type": EXECUTE,
+            "source": "example",
+            "id": "1",
+            "data": {"job_id": "greeter-1", "trace_id": "trace-1", **_GREETER},
+        }
+    ],
+}
+SERVER_SENT_EVENT = {
+    "type": "object",
+    "description": "Every event of the stream. `data` is JSON.",
+    "required": ["event", "data"],
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+}
 
 
 class Health(BaseModel):

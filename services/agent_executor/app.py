@@ -22,10 +22,11 @@ from typing import Any
 import structlog
 from fastapi import Depends, FastAPI
 
-from . import access, api, logs, redaction, tracing
+from . import access, api, browsers, logs, redaction, tracing
+from .connections import Connection, Limits
 from .errors import GraphNotLoaded
 from .loopback import listens_on_loopback
-from .settings import Settings, SettingsError, load
+from .settings import Settings, SettingsError, load, words
 from .threads import DaemonThreads
 
 _RETRY_S = 1.0
@@ -70,11 +71,22 @@ def create(settings: Settings) -> FastAPI:
         description="Runs AI-agent jobs and never loses one.",
         dependencies=[Depends(access.authorize)],
         openapi_url="/openapi.json" if settings.docs == "on" else None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # they would lead to whatever host the request names
+    )
+    Connection.limits = Limits(
+        connections=settings.max_connections,
+        header_bytes=settings.max_header_bytes,
+        header_s=settings.request_header_timeout_s,
+        body_s=settings.request_body_timeout_s,
+        stall_s=settings.response_stall_timeout_s,
     )
     app.state.settings = settings
     app.state.service = None
     app.state.draining = False
     api.install(app)
+    browsers.install(app, words(settings.cors_allow_origins), docs=settings.docs == "on")
     return app
 
 

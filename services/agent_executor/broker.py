@@ -7,6 +7,7 @@ corrected where JetStream allows it: a durable that exists keeps its old setting
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -19,6 +20,7 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
+from . import tls
 from .announcements import DEAD_SUBJECT, STATUS_SUBJECT
 
 JOBS_SUBJECT = "agent.execute.*"
@@ -57,6 +59,38 @@ def server(url: Callable[[], str], credentials: Callable[[], str | None]) -> dic
     return {"servers": [_without_user(each) if as_whom else each for each in urls], **as_whom}
 
 
+def client(url: str, cacert: str | None) -> Client:
+    """A client that is not connected yet. It speaks TLS if a URL says so, and with `cacert`, a file, in any case."""
+    is_secure = any(urlsplit(each.strip()).scheme in ("tls", "wss") for each in url.split(","))
+    return _Verified(cacert) if is_secure or cacert else Client()
+
+
+class _Verified(Client):
+    """By TLS, and certainly with the server that the URL names.
+
+    nats-py by itself would send everything, the password included, without TLS if the server, or whoever stands
+    between, says that it has none; for tls:// as well.
+    """
+
+    def __init__(self, cacert: str | None) -> None:
+        super().__init__()
+        self._cacert = cacert
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """Asked for at each connection."""
+        return tls.trusted(self._cacert)
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        """Called with what the server says of itself, before anything is sent."""
+        server = self._current_server
+        if initial_connection and not (server and server.uri.scheme == "wss"):
+            if (server and server.uri.scheme == "ws") or not (info.get("tls_required") or info.get("tls_available")):
+                raise ssl.SSLError("the server does not speak TLS")
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
+
+
 class _Current(RawCredentials):
     """The content of a .creds file as it is now; nats reads it at each connection."""
 
@@ -80,9 +114,11 @@ class Broker:
         stream: str,
         consumer: str,
         credentials: Callable[[], str | None] = lambda: None,
+        cacert: str | None = None,
     ) -> None:
         """`url` may be a function: user and password are then asked of it for each connection, as `credentials`, the
-        content of a .creds file, are."""
+        content of a .creds file, are. `cacert`: as for `client`."""
+        self._cacert = cacert
         self._url = url if callable(url) else lambda: url
         self._credentials = credentials
         self.on_ready: Callable[[], None] = lambda: None
@@ -154,6 +190,7 @@ class Broker:
             log.info(f"nats_{name}", **({} if error is None else {"error": type(error).__name__}))
 
         async def on_error(error: Exception) -> None:
+            tls.note("nats", error)
             await on_event("error", error)
 
         async def on_disconnect() -> None:
@@ -167,11 +204,11 @@ class Broker:
             await on_event("closed")
             self._back.set()
 
-        client, server = Client(), self._server()
+        connecting, server = client(self._url(), self._cacert), self._server()
         self._form = _form(server)
         try:
             async with asyncio.timeout(_CONNECT_S):  # then with what is right by then
-                await client.connect(
+                await connecting.connect(
                     **server,
                     name="agent-executor",
                     connect_timeout=2,
@@ -186,9 +223,9 @@ class Broker:
                 )
         except BaseException:
             with suppress(*_AWAY):
-                await client.close()
+                await connecting.close()
             raise
-        return client
+        return connecting
 
     def _server(self) -> dict[str, Any]:
         return server(self._url, self._credentials)

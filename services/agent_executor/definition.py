@@ -6,6 +6,7 @@ here, and no script is run.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -219,6 +220,7 @@ class GraphReference(_Part):
     limits: Limits = Limits()
 
 
+@cache
 def schema() -> dict[str, Any]:
-    """The JSON Schema of everything that may stand in a job's `agent_definition`."""
+    """The JSON Schema of everything that may stand in a job's `agent_definition`; one object for all who ask."""
     return TypeAdapter(Definition | GraphReference).json_schema()

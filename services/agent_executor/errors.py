@@ -41,7 +41,7 @@ class InvalidInput(AgentExecutorError):
 
 
 class PayloadTooLarge(AgentExecutorError):
-    """The body is larger than MAX_BODY_BYTES."""
+    """The body is larger than MAX_BODY_BYTES, or than its tenant may send."""
 
 
 class Conflict(AgentExecutorError):
@@ -50,6 +50,14 @@ class Conflict(AgentExecutorError):
 
 class NotFound(AgentExecutorError):
     """No such job."""
+
+
+class TooManyRequests(AgentExecutorError):
+    """The tenant is at one of its limits, which `findings` names; it may be worth trying again in `retry_after_s`."""
+
+    def __init__(self, message: str, limit: Finding, retry_after_s: float) -> None:
+        super().__init__(message, [limit])
+        self.retry_after_s = retry_after_s
 
 
 class Unauthenticated(AgentExecutorError):

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 from sse_starlette.event import ServerSentEvent
+from sse_starlette.sse import EventSourceResponse
+from starlette.types import Receive, Scope, Send
 
 from . import stream, strict_json
 from .errors import Finding, InvalidInput, Unavailable
@@ -29,6 +31,19 @@ _LAST = TERMINAL | {Status.INTERRUPTED}  # after which no event follows, for now
 _EVENT_ID = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
 _REDIS_AWAY = (RedisError, OSError, TimeoutError)
 BEGINNING = "0-0"
+
+
+class Stream(EventSourceResponse):
+    """The answer that sends `events`, holding a place meanwhile; however it ends, the place is given back."""
+
+    def __init__(self, events: AsyncIterator[ServerSentEvent], place: AbstractContextManager[None]) -> None:
+        super().__init__(events, ping=15, sep="\n")
+        self._place = place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it all, as an ASGI application does."""
+        with self._place:
+            await super().__call__(scope, receive, send)
 
 
 class Streams:

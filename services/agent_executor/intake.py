@@ -3,12 +3,16 @@
 Owns what happens to a message: acked once its job, or its answer to one, is committed; kept in AGENT_DEAD and
 terminated when it can never be either; put back when the database is away. A fetch is short, so that a restarted server
 is noticed, and an idle process is drained, within a second.
+
+While the tenant is at one of its limits, messages wait in the stream: what was fetched is put back, and one is tried at
+a time, then twice as many each time that all are taken, so that few count against the consumer's `max_ack_pending`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import structlog
@@ -17,7 +21,7 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 from nats.js.errors import APIError
 
-from . import crash, job, metrics, strict_json, tracing, validation
+from . import crash, job, metrics, quotas, strict_json, tracing, validation
 from .announcements import DEAD_SUBJECT, refusal
 from .audit import Refusal, Refusals
 from .broker import Broker
@@ -28,6 +32,7 @@ from .errors import (
     InvalidInput,
     NotFound,
     PayloadTooLarge,
+    TooManyRequests,
     Unavailable,
 )
 from .job import Answer, Origin, Submission
@@ -37,6 +42,7 @@ from .threads import by_size
 _FETCH_S = 0.5
 _BATCH = 32
 _RETRY_S = 1.0
+_PAUSE_S = 1.0
 _ACK_S = 2.0
 _REASONS: Mapping[type[AgentExecutorError], str] = {
     InvalidInput: "invalid",
@@ -61,7 +67,7 @@ class Intake:
         refusals: Refusals,
         *,
         tenant: str,
-        max_body_bytes: int,
+        max_body_bytes: Callable[[], int],
         graphs: Collection[str] = (),
     ) -> None:
         """`tenant` has all jobs that arrive; `graphs`: the names of the graphs from code that a definition may name."""
@@ -73,6 +79,8 @@ class Intake:
         self._graphs = graphs
         self._draining = asyncio.Event()
         self._stopped = asyncio.Event()
+        self._batch = _BATCH
+        self._is_paused = False
 
     async def run(self) -> None:
         """Take messages in until drained or cancelled."""
@@ -85,7 +93,7 @@ class Intake:
                     client = self._broker.client
                     subscription = await self._broker.js.pull_subscribe_bind(self._broker.consumer, self._broker.stream)
                 try:
-                    messages = await subscription.fetch(_BATCH, timeout=_FETCH_S)
+                    messages = await subscription.fetch(self._batch, timeout=_FETCH_S)
                 except TimeoutError:
                     continue
                 except (NatsError, APIError, OSError) as error:
@@ -94,7 +102,7 @@ class Intake:
                     await self._broker.repair()
                     continue
                 crash.point("after_fetch")
-                await asyncio.gather(*(self._take(message) for message in messages))
+                await self._keep_pace(await asyncio.gather(*(self._take(message) for message in messages)))
         finally:
             self._stopped.set()
 
@@ -104,13 +112,36 @@ class Intake:
         if self._broker.ready.is_set():
             await self._stopped.wait()
 
-    async def _take(self, message: Msg) -> None:
+    async def _keep_pace(self, limits: Collection[TooManyRequests | None]) -> None:
+        """Wait where a message met a limit, and fetch fewer next time; otherwise more."""
+        met = next(filter(None, limits), None)
+        if met is None:
+            self._batch = min(2 * self._batch, _BATCH)
+            if self._is_paused and self._batch == _BATCH:
+                self._is_paused = False
+                log.info("intake_resumed", tenant=self._tenant)
+        else:
+            self._batch = 1
+            if not self._is_paused:
+                self._is_paused = True
+                log.warning("intake_paused", tenant=self._tenant, reason=str(met))
+        metrics.intake_paused.set(self._is_paused)
+        if met is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PAUSE_S):
+                    await self._draining.wait()
+
+    async def _take(self, message: Msg) -> TooManyRequests | None:
+        """Deal with a message; returns the limit that it met, after which it is in the stream again."""
         try:
             await self._accept(message)
             crash.point("after_accept")
             await message.ack_sync(_ACK_S)
             crash.point("after_ack")
             metrics.nats_processed.inc()
+        except TooManyRequests as limit:
+            await self._nak(message, _PAUSE_S)
+            return limit
         except (InvalidInput, PayloadTooLarge, Conflict, NotFound) as error:
             metrics.nats_failed.inc()
             await self._bury(message, error)
@@ -128,10 +159,11 @@ class Intake:
             metrics.nats_failed.inc()
             log.exception("message_crashed")
             await self._bury(message, _BUG)
+        return None
 
     async def _accept(self, message: Msg) -> None:
-        if len(message.data) > self._max_body_bytes:
-            raise PayloadTooLarge(f"the message is larger than {self._max_body_bytes} bytes")
+        if len(message.data) > (most := self._max_body_bytes()):
+            raise quotas.too_large(most)
         submission = await by_size(len(message.data), self._read, message.data)
         if isinstance(submission, Answer):
             await self._resume(submission, message.subject)
@@ -176,7 +208,7 @@ class Intake:
             await self._put_back(message)
 
     async def _announce(self, data: bytes, error: AgentExecutorError) -> None:
-        if len(data) > self._max_body_bytes:
+        if len(data) > self._max_body_bytes():
             return
         described = {"message": str(error), "type": type(error).__name__, "stack_trace": ""}
         try:
@@ -191,11 +223,14 @@ class Intake:
             log.exception("message_crashed")
 
     async def _put_back(self, message: Msg) -> None:
+        await self._nak(message, _RETRY_S)
+        await asyncio.sleep(_RETRY_S)
+
+    async def _nak(self, message: Msg, delay_s: float) -> None:
         try:
-            await message.nak(delay=_RETRY_S)
+            await message.nak(delay=delay_s)
         except (NatsError, OSError):
             log.warning("nak_failed")
-        await asyncio.sleep(_RETRY_S)
 
 
 def _one_line(headers: dict[str, str]) -> dict[str, str]:

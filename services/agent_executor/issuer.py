@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import jwt
 import structlog
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from .errors import Unavailable
 from .loopback import is_loopback, named_host
@@ -28,6 +29,8 @@ _MAX_BYTES = 256 * 1024
 _MIN_RSA_BITS = 2048
 _OF_RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _OF_CURVE = {"P-256": ("ES256",), "P-384": ("ES384",), "P-521": ("ES512",), "Ed25519": ("EdDSA",)}
+
+_MALFORMED = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
 
 log = structlog.get_logger()
 
@@ -90,7 +93,7 @@ class Issuer:
         try:
             url = self._jwks_url or await self._discovered()
             keys = _keys_of(await self._json(url))
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, TypeError, AttributeError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, *_MALFORMED) as error:
             log.warning("issuer_unavailable", error=type(error).__name__)
             return
         if keys.keys() != self._keys.keys():
@@ -136,13 +139,13 @@ def _keys_of(document: Mapping[str, Any]) -> dict[str, Key]:
                 key = jwt.PyJWK(each, algorithms[0]).key
                 if each["kty"] != "RSA" or key.key_size >= _MIN_RSA_BITS:
                     found[kid] = Key(key, algorithms)
-        except (jwt.PyJWTError, KeyError, TypeError, ValueError, AttributeError):
+        except (jwt.PyJWTError, UnsupportedAlgorithm, *_MALFORMED):
             continue
     return found
 
 
 def _algorithms(key: Mapping[str, Any]) -> list[str]:
-    if key.get("use", "sig") != "sig" or "d" in key:
+    if key.get("use", "sig") != "sig" or "verify" not in key.get("key_ops", ["verify"]) or "d" in key:
         return []
     ours = _OF_RSA if key["kty"] == "RSA" else _OF_CURVE.get(key.get("crv", ""), ())
     return [each for each in ours if key.get("alg", each) == each]

@@ -18,7 +18,7 @@ from typing import Any
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
-from . import crash, database, interrupts, sql, strict_json
+from . import crash, database, interrupts, quotas, sql, strict_json
 from .announcements import (
     INTERRUPTED,
     STATUS_SUBJECT,
@@ -35,6 +35,7 @@ from .database import Pool
 from .errors import Cancelled, Conflict, LeaseLost, NotFound, WorkerLost
 from .group_commit import GroupCommit
 from .job import DEFAULT_TENANT, TERMINAL, TRANSITIONS, UNKNOWN, Answer, Origin, Outcome, Status, Submission
+from .quotas import Allowance
 
 QUEUED_CHANNEL = "agent_executor_queued"
 FINISHED_CHANNEL = "agent_executor_finished"
@@ -90,6 +91,17 @@ class Ended:
 
 
 @dataclass(frozen=True, eq=False)
+class _Asked:
+    """A row of `accept`: two that are alike are two requests."""
+
+    row: Mapping[str, Any]
+
+    def size(self) -> int:
+        """About how many bytes are sent."""
+        return len(self.row["definition"]) + len(self.row["input"])
+
+
+@dataclass(frozen=True, eq=False)
 class _Ending:
     """What came of a claim, as a row of `_ENDING`, and the letters that announce it, as arrays."""
 
@@ -116,13 +128,23 @@ class Ledger:
     What serves a caller is told its tenant; to it the jobs of other tenants are not there.
     """
 
-    def __init__(self, pool: Pool, *, lease_s: float = 9, max_attempts: int = 3, sink: bool = False) -> None:
-        """`sink`: outcomes go to K_SINK as well as to NATS."""
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        lease_s: float = 9,
+        max_attempts: int = 3,
+        sink: bool = False,
+        allowance: Allowance = quotas.UNLIMITED,
+    ) -> None:
+        """`sink`: outcomes go to K_SINK as well as to NATS. `allowance`: of each tenant that has none of its own."""
         self.lease_s = lease_s
         self.max_attempts = max_attempts
         self._pool = pool
         self._sink = sink
+        self._acceptances = GroupCommit(pool, self._accept_all)
         self._endings = GroupCommit(pool, _finish)
+        self._allowance = allowance
 
     async def accept(self, submission: Submission, traceparent: str | None = None) -> Receipt:
         """Commit a job, or find that it is here already; its run continues `traceparent`.
@@ -132,6 +154,7 @@ class Ledger:
         Raises:
             Conflict: the job id is taken by other content or another tenant, which look the same, or the event's source
                 and id by another job of the tenant.
+            TooManyRequests: it is new, and the tenant has as many queued jobs, or submits of this minute, as it may.
         """
         row = {
             "job_id": submission.job_id,
@@ -145,11 +168,36 @@ class Ledger:
             "traceparent": traceparent,
             **vars(submission.origin),
         }
-        async with database.connection(self._pool) as connection, connection.transaction():
-            if await (await connection.execute(SQL["accept"], row)).fetchone():
-                await connection.execute(SQL["wake_workers"])
-                return Receipt(submission.job_id, Status.QUEUED, is_new=True)
+        asked = _Asked(row)
+        if await self._acceptances.commit(asked, asked, asked.size()):
+            return Receipt(submission.job_id, Status.QUEUED, is_new=True)
+        async with database.connection(self._pool) as connection:
+            return await self._accept_otherwise(connection, submission, row)
+
+    async def _accept_all(
+        self, connection: AsyncConnection[DictRow], asked: Sequence[_Asked], alone: bool
+    ) -> Mapping[Hashable, bool]:
+        """In one statement, since other submits of the tenants wait for it: a process that is frozen holds nobody up.
+
+        Of several with one job id the first is taken; the others come alone, and find it.
+        """
+        first = {each.row["job_id"]: each for each in reversed(asked)}
+        rows = [each.row for each in first.values()]
+        parameters: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
+        cursor = await connection.execute(SQL["accept"], parameters | self._allowance.parameters(), binary=True)
+        return {first[row["job_id"]]: True for row in await cursor.fetchall()}
+
+    async def _accept_otherwise(
+        self, connection: AsyncConnection[DictRow], submission: Submission, row: dict[str, Any]
+    ) -> Receipt:
+        """A submission that could not be simply taken: it is here already, or has to wait its turn."""
+        async with connection.transaction():
             owners = await (await connection.execute(SQL["owner"], row)).fetchall()
+            if not owners:
+                await quotas.make_room(connection, submission.tenant, self._allowance)
+                if await self._accept_all(connection, [_Asked(row)], True):
+                    return Receipt(submission.job_id, Status.QUEUED, is_new=True)
+                owners = await (await connection.execute(SQL["owner"], row)).fetchall()
             if not owners or any(owner["job_id"] != submission.job_id for owner in owners):
                 raise Conflict("this event's source and id belong to another job")
             [owner] = owners
@@ -168,16 +216,20 @@ class Ledger:
             take_over: also jobs of other owners whose lease ran out. Not right after an outage of PostgreSQL, when
                 nobody could renew.
         """
-        rows = await self._rows(
-            "claim",
-            owner=owner,
-            slots=slots,
-            held=list(held),
-            lease_s=self.lease_s,
-            max_attempts=self.max_attempts,
-            take_over=take_over,
-        )
-        return [Claim(**row) for row in rows]
+        asked = {
+            "owner": owner,
+            "slots": slots,
+            "held": list(held),
+            "lease_s": self.lease_s,
+            "max_attempts": self.max_attempts,
+            "take_over": take_over,
+            **self._allowance.parameters(),
+        }
+        async with database.connection(self._pool) as connection:
+            async with connection.pipeline():  # one transaction, which ends without us: a turn is never kept
+                await connection.execute(SQL["claim_in_turn"], asked)
+                cursor = await connection.execute(SQL["claim"], asked)
+            return [Claim(**row) for row in await cursor.fetchall()]
 
     async def release(self, claim: Claim, delay_s: float = 0) -> bool:
         """Give a job back unfinished, counting no attempt; False when the lease was lost already."""
@@ -331,10 +383,15 @@ class Ledger:
         Raises:
             NotFound: no such job.
             Conflict: it has not failed.
+            TooManyRequests: the tenant has as many queued jobs as it may.
         """
-        if not await self._rows("redrive", job_id=job_id, tenant=tenant, **vars(origin)):
-            status = (await self.job(job_id, tenant))["status"]
-            raise Conflict(f"job {job_id} is {status}; only a failed job can be redriven")
+        async with database.connection(self._pool) as connection, connection.transaction():
+            redriven = await connection.execute(SQL["redrive"], {"job_id": job_id, "tenant": tenant, **vars(origin)})
+            if await redriven.fetchone():
+                await quotas.check_room(connection, tenant, self._allowance)
+                return
+        status = (await self.job(job_id, tenant))["status"]
+        raise Conflict(f"job {job_id} is {status}; only a failed job can be redriven")
 
     async def announce_rejection(self, job_id: str, event: dict[str, Any]) -> None:
         """Announce that a request was refused, unless a job of that id exists, whosever: its outcome is its own."""

@@ -3,20 +3,63 @@
 -- job of another; workers see all jobs.
 
 -- name: accept
--- Take a job in. No row comes back when the job id is taken, by whomever, or the event's source and id within the tenant.
-with accepted as (
-    insert into jobs (job_id, tenant, trace_id, source, event_id, body_hash, definition, input, traceparent)
-    values (
-        %(job_id)s, %(tenant)s, %(trace_id)s, %(source)s, %(event_id)s, %(body_hash)s, %(definition)s, %(input)s,
-        %(traceparent)s
+-- Take jobs in and wake workers. Those do not come back whose id is taken, by whomever, or whose event's source and id are
+-- within the tenant; nor those of a tenant whose room for queued jobs is less than it asks for here, or whose submits of
+-- this minute are used up. What a tenant uses is charged by an update of its one row, which others wait for and then look
+-- at again. Rows are locked and inserted in one order, so that no two processes wait for each other.
+with asked as (
+    select * from unnest(
+        %(job_id)s::text[], %(tenant)s::text[], %(trace_id)s::text[], %(source)s::text[], %(event_id)s::text[],
+        %(body_hash)s::bytea[], %(definition)s::text[], %(input)s::text[], %(traceparent)s::text[], %(via)s::text[],
+        %(actor)s::text[], %(key_id)s::text[], %(address)s::text[]
+    ) as asked (
+        job_id, tenant, trace_id, source, event_id, body_hash, definition, input, traceparent, via, actor, key_id, address
     )
+), new as (
+    select * from asked
+    where not exists (select from jobs where jobs.job_id = asked.job_id) and not exists (
+        select from jobs
+        where jobs.tenant = asked.tenant and jobs.source = asked.source and jobs.event_id = asked.event_id
+    )
+), allowed as (
+    select tenant, jobs, coalesce(max_queued_jobs, %(max_queued_jobs)s) as queued,
+        coalesce(max_submits_per_minute, %(max_submits_per_minute)s) as submits,
+        make_interval(secs => floor(60000000.0 / nullif(
+            coalesce(max_submits_per_minute, %(max_submits_per_minute)s), 0
+        ))::float8 / 1000000) as spacing
+    from (select tenant, count(*)::int as jobs from new group by tenant) as askers left join tenant_limits using (tenant)
+), limited as materialized (
+    select tenant_usage.tenant, jobs, queued, submits, spacing
+    from tenant_usage join allowed using (tenant)
+    where queued > 0 or submits > 0
+    order by tenant
+    for update of tenant_usage
+), charged as (
+    update tenant_usage
+    set room = room - case when queued > 0 then jobs else 0 end,
+        submits_until = case when submits > 0 then greatest(submits_until, clock_timestamp()) + spacing * jobs
+            else submits_until end
+    from limited
+    where tenant_usage.tenant = limited.tenant
+        and (queued = 0 or (room >= jobs and room_of = queued))
+        and (submits = 0
+            or greatest(submits_until, clock_timestamp()) + spacing * jobs <= clock_timestamp() + interval '1 minute')
+    returning tenant_usage.tenant
+), accepted as (
+    insert into jobs (job_id, tenant, trace_id, source, event_id, body_hash, definition, input, traceparent)
+    select job_id, tenant, trace_id, source, event_id, body_hash, definition::json, input::json, traceparent
+    from new join allowed using (tenant)
+    where (queued = 0 and submits = 0) or tenant in (select tenant from charged)
+    order by job_id
     on conflict do nothing
     returning job_id, tenant
 ), audited as (
     insert into audit (action, outcome, actor, key_id, tenant, job_id, address, via)
-    select 'submit', 'done', %(actor)s, %(key_id)s, tenant, job_id, %(address)s, %(via)s from accepted
+    select distinct on (job_id) 'submit', 'done', actor, key_id, tenant, job_id, address, via
+    from accepted join asked using (job_id, tenant)
+    order by job_id
 )
-select job_id from accepted;
+select job_id, pg_notify('agent_executor_queued', '') from accepted;
 
 -- name: owner
 -- Who holds this job id, or this event's source and id. Another tenant's job is like one of another body.
@@ -25,15 +68,21 @@ from jobs
 where job_id = %(job_id)s or (tenant = %(tenant)s and source = %(source)s and event_id = %(event_id)s)
 order by job_id = %(job_id)s desc;
 
--- name: wake_workers
-select pg_notify('agent_executor_queued', '');
+-- name: claim_in_turn
+-- Where any tenant has a limit of running jobs, claims wait for each other, since each has to see what the one before has
+-- claimed. A statement of its own, in the same transaction: the claim's snapshot has to be taken after the wait.
+select pg_advisory_xact_lock(hashtextextended('agent_executor claim', 0))
+where %(max_running_jobs)s > 0 or exists (select from tenant_limits where max_running_jobs > 0);
 
 -- name: claim
--- Up to `slots` jobs: those whose worker fell silent, then those that are due, longest first. The fence grows with every
--- claim. An attempt is counted, unless the lease ran out through no fault of the job: PostgreSQL was started since it was
--- last renewed, or it is our own from a claim or a release whose answer was lost. `held` are those that we know of, and
--- perhaps still stop: they are not for us.
-with silent as (
+-- Up to `slots` jobs: those whose worker fell silent, then those that are due. A slot goes to the tenant that has the
+-- fewest running, of several to the one whose job is due longest; within a tenant the longest due comes first. The first
+-- job of each tenant is found by leaping through the index, so that no queue is read further than is claimed of it; some
+-- more are looked at than there are slots, since others may just be claiming the first ones.
+-- The fence grows with every claim. An attempt is counted, unless the lease ran out through no fault of the job:
+-- PostgreSQL was started since it was last renewed, or it is our own from a claim or a release whose answer was lost.
+-- `held` are those that we know of, and perhaps still stop: they are not for us.
+with recursive silent as (
     select job_id, lease_owner = %(owner)s
         or pg_postmaster_start_time() > lease_until - make_interval(secs => %(lease_s)s) as excused
     from jobs
@@ -47,13 +96,42 @@ with silent as (
     order by lease_until, job_id
     limit %(slots)s
     for update skip locked
+), busy as (
+    select tenant, count(*) as jobs from jobs where status = 'running' group by tenant
+), queues as (
+    (select tenant, due_at from jobs where status = 'queued' order by tenant, due_at limit 1)
+    union all
+    select next.tenant, next.due_at from queues cross join lateral (
+        select tenant, due_at from jobs
+        where status = 'queued' and jobs.tenant > queues.tenant order by tenant, due_at limit 1
+    ) as next
+), contenders as (
+    select tenant, coalesce(busy.jobs, 0) as running,
+        nullif(coalesce(max_running_jobs, %(max_running_jobs)s), 0) - coalesce(busy.jobs, 0) as room
+    from queues left join busy using (tenant) left join tenant_limits using (tenant)
+    where due_at <= now()
+        and coalesce(nullif(coalesce(max_running_jobs, %(max_running_jobs)s), 0) > coalesce(busy.jobs, 0), true)
+    order by coalesce(busy.jobs, 0), due_at, tenant
+    limit %(slots)s + 64
+), candidates as (
+    select job_id, due_at,
+        running + row_number() over (partition by contenders.tenant order by due_at, job_id) as place
+    from contenders cross join lateral (
+        select job_id, due_at from jobs
+        where jobs.tenant = contenders.tenant and status = 'queued' and due_at <= now()
+            and job_id <> all(%(held)s::text[])
+        order by due_at, job_id
+        limit least(room, %(slots)s + 256 / (select count(*) from contenders))
+    ) as first
 ), waiting as (
-    select job_id, false as excused
-    from jobs
-    where status = 'queued' and due_at <= now() and job_id <> all(%(held)s::text[])
-    order by due_at, job_id
+    select jobs.job_id, false as excused
+    from unnest(array(select job_id from candidates order by place, due_at, job_id))
+        with ordinality as candidate (job_id, turn)
+    join jobs on jobs.job_id = candidate.job_id
+    where status = 'queued' and due_at <= now()
+    order by turn
     limit %(slots)s - (select count(*) from silent)
-    for update skip locked
+    for update of jobs skip locked
 ), found as (
     select * from silent union all select * from waiting
 )

@@ -30,4 +30,11 @@ access_refused = Counter(
 audit_overflow = Counter(
     f"{_PREFIX}audit_overflow", "Refusals that the audit does not tell apart, or not at all", registry=registry
 )
+limited = Counter(f"{_PREFIX}limited", "Times that a limit of a tenant was reached", ["limit"], registry=registry)
+intake_paused = Gauge(
+    f"{_PREFIX}intake_paused", "1 while messages from NATS wait for a limit of their tenant", registry=registry
+)
+http_refused = Counter(
+    f"{_PREFIX}http_refused", "HTTP requests refused before they were read whole", ["status"], registry=registry
+)
 vault_auth_failures = Counter(f"{_PREFIX}vault_auth_failures", "Refused by Vault", registry=registry)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import psycopg
 import structlog
 
+from . import tls
 from .database import Dsn, current, severed_after
 from .ledger import FINISHED_CHANNEL, QUEUED_CHANNEL
 
@@ -70,6 +71,7 @@ class Listener:
             try:
                 await self._listen()
             except psycopg.Error as error:
+                tls.note("postgres", error)
                 log.warning("listen_failed", error=type(error).__name__)
             self.queued.set()
             await asyncio.sleep(_RECONNECT_S)

@@ -1,7 +1,8 @@
 """Which requests of HTTP the audit has, and what it says of their callers.
 
-Every refusal for a credential is one, on any route, and every other one where something was to be changed. An answer of
-5xx is none: nobody decided anything. What is written is bounded, printable, and no credential, wherever one was put.
+Every refusal for a credential or a limit is one, on any route, and every other one where something was to be changed.
+An answer of 5xx is none: nobody decided anything. What is written is bounded, printable, and no credential, wherever
+one was put.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import Request
 
-from .errors import AgentExecutorError, Forbidden, Unauthenticated
+from .errors import AgentExecutorError, Forbidden, TooManyRequests, Unauthenticated
 from .job import MAX_ID_CHARS, Answer, Origin, Submission
 from .redaction import redact, without_tokens
 
@@ -43,13 +44,13 @@ def note(request: Request, error: AgentExecutorError, status: int) -> None:
     """Have the audit tell of a request that was answered with `error`, if it is one that it has."""
     service: Service | None = request.app.state.service
     route = f"{request.method} {request.scope['route'].path}"
-    for_credential = isinstance(error, Unauthenticated | Forbidden)
-    if service is None or status >= 500 or not (for_credential or route in CHANGES):
+    tells_why = isinstance(error, Unauthenticated | Forbidden | TooManyRequests)
+    if service is None or status >= 500 or not (tells_why or route in CHANGES):
         return
     from .audit import Refusal  # it is there when the service is, and too heavy before /health answers
 
     caller: Caller | None = getattr(request.state, "caller", None)
-    detail = type(error).__name__ + (f": {error}" if for_credential else "")
+    detail = type(error).__name__ + (f": {error}" if tells_why else "")
     asked = getattr(request.state, "read", None)
     action = "resume" if isinstance(asked, Answer) else CHANGES.get(route, "read")
     if caller is None:

@@ -32,6 +32,8 @@ from .ledger import Ended
 from .limits import Limit, Limits
 from .notify import Listener
 from .outbox import Outbox, to_nats, to_sink
+from .places import Places
+from .quotas import Allowance
 from .runner import Runner
 from .sandbox.options import Options
 from .sandbox.pool import Sandbox
@@ -70,17 +72,22 @@ class Service:
             lease_s=settings.lease_s,
             max_attempts=settings.max_attempts,
             sink=settings.k_sink is not None,
+            allowance=_allowance(settings),
         )
         self.refusals = audit.Refusals(self.pool)
+        self.places = Places(self.pool, _allowance(settings), settings.max_body_bytes)
+        self._keepers.append(self.places.run)
         self.listener = Listener(dsn)
-        self._redis = stream.connect(credentials.redis_url)
-        self.events = stream.connect(credentials.redis_url, timeout_s=10, connections=1000)
+        cacert = settings.redis_cacert
+        self._redis = stream.connect(credentials.redis_url, cacert=cacert)
+        self.events = stream.connect(credentials.redis_url, cacert=cacert, timeout_s=10, connections=1000)
         self._publisher = stream.Publisher(self._redis)
         self._broker = Broker(
             credentials.nats_url,
             stream=settings.nats_stream_name,
             consumer=settings.nats_consumer_group,
             credentials=credentials.nats_credentials,
+            cacert=settings.nats_cacert,
         )
         self._vault = vault
         self._http = httpx.AsyncClient(timeout=5)
@@ -95,7 +102,7 @@ class Service:
             self.ledger,
             self.refusals,
             tenant=settings.nats_tenant,
-            max_body_bytes=settings.max_body_bytes,
+            max_body_bytes=lambda: self.places.body_limit(settings.nats_tenant),
             graphs=graphs.names,
         )
         self._sandbox = _sandbox(settings)
@@ -294,6 +301,15 @@ def _limits(settings: Settings) -> Limits:
         timeout_s=Limit("JOB_TIMEOUT_S", settings.job_timeout_s),
         tool_output_bytes=Limit("TOOL_OUTPUT_BYTES", settings.tool_output_bytes),
         state_bytes=Limit("MAX_STATE_BYTES", settings.max_state_bytes),
+    )
+
+
+def _allowance(settings: Settings) -> Allowance:
+    return Allowance(
+        max_queued_jobs=settings.tenant_max_queued_jobs,
+        max_running_jobs=settings.tenant_max_running_jobs,
+        max_submits_per_minute=settings.tenant_max_submits_per_minute,
+        max_open_streams=settings.tenant_max_open_streams,
     )
 
 

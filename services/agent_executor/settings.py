@@ -7,11 +7,12 @@ Every variable the service knows, with its default: docs/settings.md is checked 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .addresses import check_nats, check_redis
@@ -20,6 +21,7 @@ from .crash import Point
 from .errors import AgentExecutorError, Finding
 from .job import DEFAULT_TENANT, findings_of
 from .loopback import is_loopback
+from .tls import check_cacert
 
 # Frozen or cut off, we may hold no lock for longer than this; and the server is to notice that we are cut off.
 _SESSION = " ".join(
@@ -33,6 +35,8 @@ _SESSION = " ".join(
         "tcp_user_timeout": "5s",
     }.items()
 )
+
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::[0-9]{1,5})?")
 
 _SECRETS: Mapping[tuple[str, str], str] = {
     ("postgres", "host"): "postgres_host",
@@ -61,10 +65,24 @@ def _safe_url(text: str) -> str:
     return text
 
 
+def _origins(text: str) -> str:
+    """As a browser sends them, to the letter: https://www.rfc-editor.org/rfc/rfc6454#section-6.2."""
+    if not all(map(_ORIGIN.fullmatch, words(text))):
+        raise ValueError("must be origins as browsers send them (https://app.example, or with :port), and no *")
+    return text
+
+
 def _scopes(text: str) -> str:
     unknown = set(words(text)) - SCOPES
     if unknown:
         raise ValueError(f"must be of {', '.join(sorted(SCOPES))}")
+    return text
+
+
+def _some(text: str) -> str:
+    """A list without words would be as good as none, and leave open what it was to close."""
+    if not words(text):
+        raise ValueError("must name at least one")
     return text
 
 
@@ -83,6 +101,12 @@ def _nats_url(urls: SecretStr) -> SecretStr:
     return urls
 
 
+def _only_verified(cacert: str, info: ValidationInfo) -> str:
+    if info.data.get("postgres_sslmode", "verify-full") not in (None, "verify-full"):
+        raise ValueError("needs POSTGRES_SSLMODE to be verify-full")
+    return cacert
+
+
 class Settings(BaseSettings):
     """One field per environment variable (its name in capitals); the description is its line in the docs."""
 
@@ -93,12 +117,27 @@ class Settings(BaseSettings):
     postgres_db: str = Field("langgraph_dev", description="database")
     postgres_user: str = Field("postgres", description="role")
     postgres_password: SecretStr | None = Field(None, description="its password")
+    postgres_sslmode: Literal["disable", "prefer", "require", "verify-full"] | None = Field(
+        None, description="whether PostgreSQL is spoken to by TLS; by default `verify-full` with `POSTGRES_CACERT`"
+    )
+    postgres_cacert: Annotated[str, AfterValidator(check_cacert), AfterValidator(_only_verified)] | None = Field(
+        None, description="file with the CA that PostgreSQL's certificate is checked against"
+    )
     postgres_pool_size: Annotated[int, Field(ge=2)] = Field(16, description="connections of one process at most")
     redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] | None = Field(
-        None, description="Redis or Dragonfly for events, `redis://[:password@]host:port/db`"
+        None, description="Redis or Dragonfly for events, `redis://[:password@]host:port/db`, or `rediss://` for TLS"
+    )
+    redis_cacert: Annotated[str, AfterValidator(check_cacert)] | None = Field(
+        None,
+        description="file with the CA that Redis's certificate is checked against; with it Redis is spoken to by TLS",
     )
     nats_url: Annotated[SecretStr, AfterValidator(_nats_url)] | None = Field(
-        None, description="NATS with JetStream, `nats://[user:password@]host:port`, several with commas"
+        None,
+        description="NATS with JetStream, `nats://[user:password@]host:port`, or `tls://` for TLS; several with commas",
+    )
+    nats_cacert: Annotated[str, AfterValidator(check_cacert)] | None = Field(
+        None,
+        description="file with the CA that NATS's certificate is checked against; with it NATS is spoken to by TLS",
     )
     nats_stream_name: str = Field("AGENT_EXECUTION", description="stream that jobs arrive on")
     nats_consumer_group: str = Field("agent-executor-workers", description="durable consumer that all workers share")
@@ -152,10 +191,28 @@ class Settings(BaseSettings):
     auth_jwt_scopes: Annotated[str, AfterValidator(_scopes)] | None = Field(
         None, description="scopes of the tokens of `AUTH_JWT_SUBJECTS` that have no such claim, with commas"
     )
-    auth_jwt_subjects: str | None = Field(
+    auth_jwt_subjects: Annotated[str, AfterValidator(_some)] | None = Field(
         None, description="subjects whose tokens are taken, with commas; a `*` at the end stands for any rest"
     )
     metrics_open: bool = Field(False, description="`true` opens `/metrics` to everybody")
+    cors_allow_origins: Annotated[str, AfterValidator(_origins)] | None = Field(
+        None, description="origins whose pages may call, with commas; none without it"
+    )
+    max_connections: Annotated[int, Field(ge=8)] = Field(
+        1000, description="HTTP clients connected to one process at a time"
+    )
+    max_header_bytes: Annotated[int, Field(ge=4096)] = Field(
+        64 * 2**10, description="largest target and headers of a request together"
+    )
+    request_header_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        10, description="seconds until a request's headers are complete, since it began"
+    )
+    request_body_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        60, description="seconds until its body is complete, since its headers were"
+    )
+    response_stall_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        30, description="seconds that a client may leave an answer, or an event stream, unread"
+    )
     docs: Literal["on", "off"] = Field("on", description="`off` takes `/docs`, `/redoc` and `/openapi.json` away")
 
     max_concurrent_jobs: Annotated[int, Field(ge=1)] = Field(8, description="jobs one process runs at a time")
@@ -171,6 +228,18 @@ class Settings(BaseSettings):
         64 * 2**20, description="largest state of a job's graph, as JSON"
     )
     max_body_bytes: Annotated[int, Field(ge=1024)] = Field(8 * 2**20, description="largest request body")
+    tenant_max_queued_jobs: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        10_000, description="queued jobs of one tenant at most; 0 is without a limit"
+    )
+    tenant_max_running_jobs: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        0, description="running jobs of one tenant at most, in all processes together; 0 is without a limit"
+    )
+    tenant_max_submits_per_minute: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        0, description="new jobs of one tenant in a minute at most; 0 is without a limit"
+    )
+    tenant_max_open_streams: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        100, description="event streams of one tenant at most, in all processes together; 0 is without a limit"
+    )
     shutdown_grace_s: Annotated[float, Field(ge=0)] = Field(
         25, description="seconds that running jobs get to finish after SIGTERM; the rest is resumed elsewhere"
     )
@@ -216,6 +285,8 @@ class Settings(BaseSettings):
         """libpq connection string to our schema; `known`: host, password, and what differs from the defaults."""
         from psycopg.conninfo import make_conninfo
 
+        from .migrate.settings import encryption
+
         return make_conninfo(
             host=known["host"],
             port=known.get("port", self.postgres_port),
@@ -229,6 +300,7 @@ class Settings(BaseSettings):
             keepalives_count=3,
             tcp_user_timeout=5000,
             target_session_attrs="read-write",
+            **encryption(self.postgres_sslmode, self.postgres_cacert),
         )
 
 

@@ -8,8 +8,9 @@ clock, a batch sent twice is stored once, and Redis itself refuses what a worker
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,11 +18,12 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import structlog
 from redis.asyncio import Redis
+from redis.asyncio.connection import SSLConnection
 from redis.credentials import CredentialProvider
 from redis.exceptions import RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from . import metrics, strict_json
+from . import metrics, strict_json, tls
 
 KEPT_S = 24 * 3600
 KEPT_EVENTS = 100_000
@@ -53,10 +55,42 @@ class _Current(CredentialProvider):
         return (unquote(parts.username), password) if parts.username else (password,)
 
 
-def connect(url: str | Callable[[], str], *, timeout_s: float = _TIMEOUT_S, connections: int = 100) -> Redis:
+class _Verified(SSLConnection):
+    """By TLS, and certainly with the server that the URL names.
+
+    redis-py by itself would read all authorities of the system for each connection, and trust them beside `cacert`.
+    """
+
+    def __init__(self, cacert: str | None, **named: Any) -> None:
+        self._cacert = cacert
+        self._has_options = any(name.startswith("ssl_") for name in named)  # the URL's own, such as a certificate
+        if cacert and self._has_options:
+            named["ssl_ca_certs"] = cacert
+        super().__init__(**named)
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        found = dict(super()._connection_arguments())
+        return found if self._has_options else found | {"ssl": tls.trusted(self._cacert)}
+
+    async def _connect(self) -> None:
+        try:
+            await super()._connect()  # type: ignore[no-untyped-call]
+        except OSError as error:
+            tls.note("redis", error)
+            raise
+
+
+def connect(
+    url: str | Callable[[], str],
+    *,
+    cacert: str | None = None,
+    timeout_s: float = _TIMEOUT_S,
+    connections: int = 100,
+) -> Redis:
     """A client with short timeouts that retries nothing by itself: the publisher's pause does that for all jobs.
 
-    `url` may be a function: user and password are then asked of it for each connection.
+    `url` may be a function: user and password are then asked of it for each connection. `cacert`, a file, has it speak
+    TLS in any case.
     """
     more: dict[str, Any] = {}
     if callable(url):
@@ -64,7 +98,9 @@ def connect(url: str | Callable[[], str], *, timeout_s: float = _TIMEOUT_S, conn
         url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
         if parts.password:
             more["credential_provider"] = _Current(source)
-    return Redis.from_url(
+    if cacert:
+        url = re.sub("^redis:", "rediss:", url)
+    client: Redis = Redis.from_url(
         url,
         **more,
         socket_timeout=timeout_s,
@@ -73,6 +109,10 @@ def connect(url: str | Callable[[], str], *, timeout_s: float = _TIMEOUT_S, conn
         max_connections=connections,
         maint_notifications_config=MaintNotificationsConfig(enabled=False),  # a question only Redis Cloud answers
     )
+    if client.connection_pool.connection_class is SSLConnection:
+        client.connection_pool.connection_class = _Verified
+        client.connection_pool.connection_kwargs["cacert"] = cacert
+    return client
 
 
 def channel(thread_id: str) -> str:

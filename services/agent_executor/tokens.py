@@ -3,10 +3,14 @@
 A token says which key of the issuer it is signed with, by `kid`, and nothing else of it is believed before that key has
 verified it: the algorithm follows from the key, and what a header says of keys elsewhere (`jku`, `x5u`, `jwk`) is not
 looked at.
+
+A token that was good is known again by its SHA-256, so that it is verified once and not at every request: until its
+end, and while the issuer has the key that verified it. Those that were no good are not kept.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +20,13 @@ import jwt
 
 from .callers import SCOPES, Caller, Holds, is_tenant
 from .errors import Forbidden
-from .issuer import Issuer
+from .issuer import Issuer, Key
 from .job import DEFAULT_TENANT
 
 _TYPES = frozenset({"jwt", "at+jwt"})
 _REQUIRED = ["exp", "iss", "aud", "sub"]
 _MAX_KID_CHARS = 256
+_MOST_KEPT = 4096
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Claims:
             Forbidden: the subject is not among those that are taken, or the token names no tenant where it has to.
         """
         subject = str(claims["sub"])
-        if not subject.isprintable():
+        if not subject or not subject.isprintable():
             raise Forbidden("the token's subject is no name")
         if self.subjects and not any(_matches(subject, each) for each in self.subjects):
             raise Forbidden("the token's subject is not among those that are taken here")
@@ -56,6 +61,13 @@ class Claims:
         return SCOPES & {word for word in words if isinstance(word, str)}
 
 
+@dataclass(frozen=True)
+class _Verified:
+    kid: str
+    key: Key
+    caller: Caller
+
+
 class Tokens:
     """The tokens of one issuer."""
 
@@ -64,15 +76,27 @@ class Tokens:
         self._audience = audience
         self._claims = claims
         self._leeway_s = leeway_s
+        self._verified: dict[bytes, _Verified] = {}
 
     async def admit(self, credential: str) -> tuple[Caller, Holds] | None:
         """As `callers.Authenticator` says."""
-        kid = _kid(credential)
+        digest = hashlib.sha256(credential.encode()).digest()
+        known = self._verified.get(digest)
+        kid = known.kid if known is not None else _kid(credential)
         if kid is None:
             return None
         key = await self._issuer.key(kid)
-        if key is None:
-            return None
+        if known is None or known.key is not key or not self._holds(known.caller):
+            self._verified.pop(digest, None)
+            caller = None if key is None else self._caller(credential, key)
+            if key is None or caller is None:
+                return None
+            self._keep(digest, _Verified(kid, key, caller))
+        else:
+            caller = known.caller
+        return caller, lambda: self._holds(caller)
+
+    def _caller(self, credential: str, key: Key) -> Caller | None:
         try:
             claims = jwt.decode(
                 credential,
@@ -83,11 +107,19 @@ class Tokens:
                 leeway=self._leeway_s,
                 options={"require": _REQUIRED},
             )
-            caller = self._claims.caller(claims)
+            if not isinstance(claims["exp"], int | float):  # the library takes a text of digits as well
+                return None
+            return self._claims.caller(claims)
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             return None
-        ends_at = (caller.expires_at or 0) + self._leeway_s
-        return caller, lambda: time.time() < ends_at
+
+    def _keep(self, digest: bytes, verified: _Verified) -> None:
+        if len(self._verified) >= _MOST_KEPT:
+            del self._verified[next(iter(self._verified))]
+        self._verified[digest] = verified
+
+    def _holds(self, caller: Caller) -> bool:
+        return time.time() < (caller.expires_at or 0) + self._leeway_s
 
 
 def _kid(credential: str) -> str | None:

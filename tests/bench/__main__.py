@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.bench import checkpoints, graph, migrations, sandbox
+from tests.bench import access, checkpoints, fairness, graph, image, migrations, sandbox
 from tests.bench.figures import Figure, table
 from tier3.stack import Postgres
 
@@ -25,11 +25,14 @@ def main() -> None:
         data.chmod(0o755)  # the server is another user where we are root
         with Postgres(data) as server:
             figures: list[Figure] = [
+                *access.measure(),
                 *graph.measure(),
                 *sandbox.measure(),
                 *checkpoints.measure(server),
+                *fairness.measure(server),
                 *migrations.measure(server, data),
             ]
+    figures += image.measure()
     sys.stdout.write(table(figures))
     RESULTS.parent.mkdir(exist_ok=True)
     machine = {"python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count()}

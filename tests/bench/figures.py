@@ -16,6 +16,7 @@ class Figure:
     runs_ms: Sequence[float] = field(repr=False)
     goal: str = ""
     reached: bool | None = None
+    unit: str = "ms"
 
     @property
     def median_ms(self) -> float:
@@ -56,7 +57,9 @@ def table(figures: Sequence[Figure]) -> str:
     width = max(len(each.name) for each in figures)
     lines = [f"{'':{width}}  {'median':>9}  {'best':>9}  {'worst':>9}"]
     for each in figures:
-        numbers = "  ".join(f"{number:6.1f} ms" for number in (each.median_ms, min(each.runs_ms), max(each.runs_ms)))
+        numbers = "  ".join(
+            f"{number:6.1f} {each.unit}" for number in (each.median_ms, min(each.runs_ms), max(each.runs_ms))
+        )
         verdict = {None: "", True: "reached: ", False: "MISSED: "}[each.reached]
         lines.append(f"{each.name:{width}}  {numbers}  {verdict}{each.goal}".rstrip())
     return "\n".join(lines) + "\n"

@@ -9,6 +9,7 @@ import pytest
 
 from tests.integration.fixtures.deployment import deployment
 from tests.integration.fixtures.http import receiver
+from tests.integration.fixtures.issuer import issuer
 from tests.integration.fixtures.nats import own_nats
 from tests.integration.fixtures.operator import gate, operator
 from tests.integration.fixtures.postgres import database, own_postgres, shared_database, template
@@ -21,6 +22,7 @@ __all__ = [
     "database",
     "deployment",
     "gate",
+    "issuer",
     "operator",
     "own_nats",
     "own_postgres",

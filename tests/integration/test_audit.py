@@ -19,15 +19,15 @@ from agent_executor.job import Answer, Origin, Outcome, Status
 from agent_executor.ledger import Ledger
 from agent_executor.refusals import CHANGES
 from tests.definitions import DATA, agent, event
+from tests.integration.fixtures.issuer import Issuer
+from tests.integration.fixtures.keys import dsn, key
 from tests.integration.fixtures.migrations import rows
 from tests.integration.fixtures.nats import publish
 from tests.integration.fixtures.postgres import Database
 from tests.integration.fixtures.service import Service, Starter
 from tests.integration.fixtures.tenants import OF_NATS, OTHER, Tenants
-from tests.integration.test_access import Issuer, bearer, command, dsn, issuer, key
+from tests.integration.test_access import bearer, command
 from tests.integration.test_tenants import STRUCTURED, fresh, made, submit
-
-__all__ = ["issuer"]
 
 HERE = "127.0.0.1"
 ORIGIN = Origin("http", "alice", "key-1", "10.0.0.1")

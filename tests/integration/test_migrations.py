@@ -883,6 +883,23 @@ def test_tenants_that_were_cut_off_are_repeated(empty: Database, command: Comman
     assert catalog(empty) == (after if way == "up" else before)
 
 
+@pytest.mark.parametrize("count", [2, 5, 7])
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_limits_that_were_cut_off_are_repeated(empty: Database, command: Command, way: str, count: int) -> None:
+    assert up(empty, OURS)
+    after = catalog(empty)
+    assert command("down", "to", "7", directory=OURS)[0] == 0
+    before = catalog(empty)
+    if way == "down":
+        assert up(empty, OURS)
+    with psycopg.connect(empty.dsn, autocommit=True) as connection:
+        for statement in split((OURS / f"008_tenant_limits.{way}.sql").read_text()).statements[:count]:
+            connection.execute(statement.text.encode())
+    status, said = command(*(("up",) if way == "up" else ("down", "to", "7")), directory=OURS)
+    assert status == 0, said
+    assert catalog(empty) == (after if way == "up" else before)
+
+
 def test_langgraphs_own_setup_makes_what_our_migrations_make(make: Made) -> None:
     """Fails when an upgrade of langgraph-checkpoint-postgres changes its tables, until a migration follows."""
     ours, theirs = make(), make()

@@ -19,7 +19,7 @@ from agent_executor.settings import Settings
 from tests.definitions import agent, answer, event
 from tests.unit.test_api import FakeService, error_of
 
-DOCS = {"/docs", "/docs/oauth2-redirect", "/openapi.json", "/redoc"}
+DOCS = {"/docs", "/openapi.json", "/redoc"}
 
 
 class Known:
@@ -126,6 +126,37 @@ async def test_its_scope_and_admin_open_a_route(http: httpx.AsyncClient, route: 
 )
 async def test_two_credentials_are_none(http: httpx.AsyncClient, headers: list[tuple[str, str]]) -> None:
     assert (await http.get("/v1/jobs", headers=headers)).status_code == 401
+
+
+@pytest.mark.parametrize("value", [b"bEaReR admin", b"BEARER   admin", b" \tBearer admin\t "])
+async def test_the_scheme_is_the_same_in_any_letters(http: httpx.AsyncClient, value: bytes) -> None:
+    assert (await http.get("/v1/jobs", headers={b"authorization": value})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(b"\xa0Bearer admin", b"Bearer admin\xa0", b"Bearer\xa0admin", b"Bearer\tadmin", b"Bearer admin\x0b"),
+        *(b"Bearer \xc3\xa4dmin", b"Bearer: admin", b"Bearer=admin", b"Bearer admin;", b'Bearer "admin"', b"admin"),
+        *(b"Bearer admin,", b"Bearer Bearer admin", b"Token admin", b"BearerX admin"),
+    ],
+)
+async def test_what_is_almost_a_credential_is_none(http: httpx.AsyncClient, value: bytes) -> None:
+    assert (await http.get("/v1/jobs", headers={b"authorization": value})).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"params": {"access_token": "admin", "authorization": "Bearer admin"}},
+        {"headers": {"proxy-authorization": "Bearer admin"}},
+        {"headers": {"x-authorization": "Bearer admin", "x-api-key": "admin"}},
+        {"headers": {"cookie": "authorization=Bearer admin; token=admin"}},
+        {"headers": {"x-forwarded-user": "admin", "x-remote-user": "admin", "x-original-url": "/health"}},
+    ],
+)
+async def test_a_credential_stands_in_one_place(http: httpx.AsyncClient, asked: dict[str, Any]) -> None:
+    assert (await http.get("/v1/jobs", **asked)).status_code == 401
 
 
 async def test_what_a_cloud_event_asks_decides_its_scope(http: httpx.AsyncClient) -> None:
@@ -235,6 +266,11 @@ async def _asked(application: FastAPI, server: Any, headers: dict[str, str]) -> 
         (("127.0.0.1", 8080), {"host": "localhost:8080", "origin": "null"}, 403),
         (("127.0.0.1", 8080), {"host": "localhost:8080", "x-forwarded-for": "127.0.0.1"}, 403),
         (("127.0.0.1", 8080), {"host": "localhost:8080", "forwarded": "for=127.0.0.1"}, 403),
+        (("127.0.0.1", 8080), {"host": "localhost:8080", "x-forwarded-proto": "https"}, 403),
+        (("127.0.0.1", 8080), {"host": "localhost:8080", "x-real-ip": "127.0.0.1"}, 403),
+        (("127.0.0.1", 8080), {"host": "localhost:8080", "via": "1.1 proxy"}, 403),
+        (("127.0.0.1", 8080), {"host": "localhost@evil.example"}, 403),
+        (("127.0.0.1", 8080), {}, 403),
         (("10.0.0.5", 8080), {"host": "localhost:8080"}, 403),
         (("/run/socket", None), {"host": "localhost"}, 403),
         (None, {"host": "localhost"}, 403),

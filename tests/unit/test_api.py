@@ -8,7 +8,7 @@ import json
 import re
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,10 +16,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from agent_executor import api, app, threads, validation
+from agent_executor import api, app, job, threads, validation
 from agent_executor.audit import Refusal
 from agent_executor.callers import SCOPES, Caller, Holds
-from agent_executor.errors import Conflict, NotFound, Unavailable
+from agent_executor.errors import Conflict, Finding, NotFound, TooManyRequests, Unavailable
 from agent_executor.event_stream import Streams
 from agent_executor.graphs import Graphs
 from agent_executor.health import Phase
@@ -46,7 +46,7 @@ class FakeService:
     """Stands for service.Service, its ledger and its listener."""
 
     def __init__(self) -> None:
-        self.ledger = self.listener = self.refusals = self
+        self.ledger = self.listener = self.refusals = self.places = self.events = self
         self.phase = Phase.SERVING
         self.streams = Streams()
         self.graphs = Graphs({"known": lambda: None})
@@ -58,6 +58,16 @@ class FakeService:
         self.page: dict[str, Any] = {}
         self.tenants: list[str] = []
         self.refused: list[Refusal] = []
+        self.bodies: dict[str, int] = {}
+        self.no_place: Exception | None = None
+
+    def body_limit(self, tenant: str) -> int:
+        return self.bodies.get(tenant, 4096)
+
+    async def take(self, tenant: str) -> nullcontext[None]:
+        if self.no_place is not None:
+            raise self.no_place
+        return nullcontext()
 
     async def services(self) -> dict[str, bool]:
         return self.answers
@@ -77,6 +87,8 @@ class FakeService:
         self.tenants.append(tenant)
 
     async def redrive(self, job_id: str, tenant: str, origin: Origin) -> None:
+        if self.failure is not None:
+            raise self.failure
         self.tenants.append(tenant)
 
     async def forget_events(self, job_id: str, tenant: str) -> None:
@@ -98,6 +110,9 @@ class FakeService:
         self.page = {"status": status, "limit": limit, "before": before}
         self.tenants.append(tenant)
         return self.rows[:limit]
+
+    async def xrevrange(self, key: str, *, count: int) -> list[Any]:
+        return []
 
     async def outcome(self, job_id: str, tenant: str) -> Any:
         self.tenants.append(tenant)
@@ -329,6 +344,35 @@ async def test_a_database_that_is_away_is_503(
     assert answer.headers["retry-after"] == "1"
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/", EVENT),
+        ("POST", "/?wait=1", EVENT),
+        ("POST", "/v1/jobs", DATA),
+        ("POST", "/v1/jobs/job-1/redrive", None),
+    ],
+)
+async def test_a_limit_is_429_and_says_which_and_for_how_long(
+    http: httpx.AsyncClient, service: FakeService, method: str, path: str, body: Any
+) -> None:
+    service.failure = TooManyRequests("the tenant is at its limit L: 3", Finding("L", "at most 3"), 12.2)
+    content = None if body is None else json.dumps(body)
+    answer = await http.request(method, path, content=content, headers={"content-type": STRUCTURED})
+    error = error_of(answer, 429)
+    assert error["type"] == "TooManyRequests"
+    assert error["fields"] == [{"field": "L", "message": "at most 3"}]
+    assert answer.headers["retry-after"] == "13"
+
+
+async def test_a_stream_over_the_limit_is_429_and_no_stream(http: httpx.AsyncClient, service: FakeService) -> None:
+    service.rows = [row(status="running")]
+    service.no_place = TooManyRequests("the tenant is at its limit L: 3", Finding("L", "at most 3"), 5)
+    answer = await http.get("/v1/jobs/job-1/events")
+    assert error_of(answer, 429)["type"] == "TooManyRequests"
+    assert answer.headers["content-type"] == "application/json"
+
+
 async def test_a_bug_says_nothing_of_itself(http: httpx.AsyncClient, service: FakeService) -> None:
     service.failure = RuntimeError(CANARY)
     assert error_of(await send(http, EVENT), 500)["type"] == "InternalError"
@@ -364,6 +408,13 @@ async def test_a_body_in_chunks_is_refused_as_soon_as_it_is_too_large(http: http
     answer = await http.post(path, content=body, headers={"content-type": STRUCTURED})
     assert error_of(answer, 413)["type"] == "PayloadTooLarge"
     assert body.read <= 6
+
+
+async def test_a_tenant_may_have_a_smaller_limit(http: httpx.AsyncClient, service: FakeService) -> None:
+    service.bodies = {"default": 100}
+    error = error_of(await send(http, EVENT), 413)
+    assert error["message"] == "the body is larger than 100 bytes"
+    assert error["fields"] == [{"field": "MAX_BODY_BYTES", "message": "at most 100"}]
 
 
 async def test_a_body_of_exactly_the_limit_is_read(http: httpx.AsyncClient) -> None:
@@ -585,6 +636,30 @@ async def test_unknown_routes_have_the_same_error_body(
     answer = await http.request(method, path)
     error_of(answer, status)
     assert ("allow" in answer.headers) == (status == 405)
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"), [("/v1/jobs", "GET, POST"), ("/v1/jobs/job-1/cancel", "POST"), ("/openapi.json", "GET, HEAD")]
+)
+async def test_allow_names_every_method_of_a_path(http: httpx.AsyncClient, path: str, allowed: str) -> None:
+    answer = await http.delete(path)
+    assert {*answer.headers["allow"].split(", ")} == {*allowed.split(", ")}
+
+
+def test_the_examples_of_bodies_are_what_they_exemplify(made: FastAPI) -> None:
+    bodies = {
+        path: operation["post"]["requestBody"]["content"]
+        for path, operation in made.openapi()["paths"].items()
+        if "requestBody" in operation.get("post", {})
+    }
+    [submitted] = bodies["/v1/jobs"]["application/json"]["schema"]["examples"]
+    [event] = bodies["/"][job.STRUCTURED]["schema"]["examples"]
+    look = validation.look(())
+    asked = job.from_event(event, look)
+    assert isinstance(asked, Submission)
+    assert job.from_json(submitted, look).definition == asked.definition
+    [given] = bodies["/v1/jobs/{job_id}/resume"]["application/json"]["schema"]["examples"]
+    job.answer_from_json("job-1", given)
 
 
 def responses(made: FastAPI) -> list[tuple[str, str, dict[str, Any]]]:

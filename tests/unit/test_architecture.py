@@ -12,7 +12,19 @@ import agent_executor
 
 PACKAGE = Path(agent_executor.__file__).parent
 LEAVES = {
-    *("errors", "job", "interrupts", "announcements", "strict_json", "sql", "metrics", "tracing", "redaction", "crash"),
+    *(
+        "errors",
+        "job",
+        "interrupts",
+        "announcements",
+        "strict_json",
+        "sql",
+        "metrics",
+        "tracing",
+        "redaction",
+        "crash",
+        "tls",
+    ),
 }
 ADAPTERS = {
     *(
@@ -29,6 +41,7 @@ ADAPTERS = {
         "metrics",
     ),
     "audit",
+    *("quotas", "places"),
 }
 CORE = {
     "errors": set[str](),

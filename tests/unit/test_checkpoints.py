@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
 import ormsgpack
+import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
@@ -45,6 +47,28 @@ async def test_a_constructor_named_by_a_row_is_not_called(tmp_path: Path) -> Non
         except Exception:  # noqa: BLE001 - refusing to read it is as good as reading it as plain data
             continue
     assert not sign.exists()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ("pickle", b"cos\nsystem\n(S'touch SIGN'\ntR."),
+        ("json", b'{"lc": 2, "type": "constructor", "id": ["os", "system"], "method": null, "args": ["touch SIGN"]}'),
+        ("json", b'{"lc": 1, "type": "constructor", "id": ["os", "system"], "kwargs": {"command": "touch SIGN"}}'),
+        ("json", b'{"lc": 1, "type": "secret", "id": ["A_SECRET"]}'),
+    ],
+)
+async def test_a_row_in_another_format_calls_and_tells_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: tuple[str, bytes]
+) -> None:
+    monkeypatch.setenv("A_SECRET", "hush")
+    sign = tmp_path / "executed"
+    found: Any = None
+    with contextlib.suppress(Exception):  # as above
+        serde = checkpoints.Saver(POOL, "job-1", 1).serde
+        found = serde.loads_typed((row[0], row[1].replace(b"SIGN", str(sign).encode())))
+    assert not sign.exists()
+    assert "hush" not in repr(found)
 
 
 def test_the_hostile_row_would_be_executed_without_our_choice_of_serializer(tmp_path: Path) -> None:

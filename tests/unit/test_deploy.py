@@ -301,7 +301,8 @@ def test_the_migration_job_runs_the_image_with_the_runners_variables() -> None:
     found = variables(container)
     assert found.pop("POSTGRES_PASSWORD") is None
     assert found == {name: MIGRATE[name] for name in found}
-    assert {*found, "POSTGRES_PASSWORD", "MIGRATION_DIR"} == set(MIGRATE)
+    of_the_platform = {"MIGRATION_DIR", "POSTGRES_SSLMODE", "POSTGRES_CACERT"}
+    assert {*found, "POSTGRES_PASSWORD", *of_the_platform} == set(MIGRATE)
     (rule,) = job["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container["name"]
 

@@ -15,11 +15,13 @@ from pydantic import BaseModel
 
 from agent_executor import app, definition, metrics, model_options, scripted
 from agent_executor.settings import Settings
+from tier3.image import options
 from tier3.vault.fields import SECRETS
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "services/agent_executor").rglob("*.py"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+PAGES = [*(ROOT / name for name in NAMES), *sorted((ROOT / "docs").glob("*.md"))]
 PARTS: tuple[type[BaseModel], ...] = (
     *(definition.Definition, definition.Node, definition.NodeConfig, definition.ToolDefinition, definition.ModelChoice),
     *(definition.StateField, definition.Approval, scripted.ScriptedChatModel, model_options.Reply),
@@ -65,6 +67,14 @@ def test_every_session_is_in_the_readme_and_nothing_else() -> None:
     sessions = {each.name for each in functions if any("session" in ast.unparse(d) for d in each.decorator_list)}
     assert "run" in sessions
     assert set(table(section(page("README.md"), "## Sessions"))) == sessions
+
+
+def test_every_variable_of_a_build_is_in_the_table_and_nothing_else() -> None:
+    rows = table(section(page("docs/image.md"), "## Options"))
+    assert set(rows) == set(options.KNOWN)
+    for name, default in options.DEFAULTS.items():
+        assert rows[name][0] == f"`{default}`", name
+    assert rows["BASE_IMAGE"][0].strip("`") in page("Dockerfile").splitlines()[2]
 
 
 def test_every_event_type_is_described_and_nothing_else() -> None:
@@ -124,7 +134,7 @@ def test_every_log_event_is_in_the_table() -> None:
 
 def test_every_table_of_the_database_is_described() -> None:
     migrations = "".join(path.read_text() for path in (ROOT / "migrations").glob("*.up.sql"))
-    tables = set(re.findall(r"create table (\w+)", migrations))
+    tables = set(re.findall(r"create (?:unlogged )?table (?:if not exists )?(\w+)", migrations))
     assert "jobs" in tables
     text = section(page("docs/operations.md"), "## Database")
     assert [name for name in sorted(tables) if f"`{name}`" not in text] == []

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from nats.errors import ConnectionClosedError
+from structlog.testing import capture_logs
 
-from agent_executor import intake, threads, validation
+from agent_executor import intake, metrics, threads, validation
 from agent_executor.audit import Refusal
-from agent_executor.errors import Conflict, Finding, InvalidInput, NotFound, Unavailable
+from agent_executor.errors import Conflict, Finding, InvalidInput, NotFound, TooManyRequests, Unavailable
 from agent_executor.intake import Intake
 from agent_executor.job import Answer, Origin, Status, Submission
 from agent_executor.ledger import Receipt
@@ -35,6 +36,7 @@ class FakeMessage:
     def __init__(self, data: Any, failing: str = "") -> None:
         self.data = data if isinstance(data, bytes) else json.dumps(data).encode()
         self.done: list[str] = []
+        self.on_nak: Callable[[FakeMessage], None] = lambda message: None
         self._failing = failing
 
     async def ack_sync(self, timeout: float) -> None:  # noqa: ASYNC109 - the client's name
@@ -50,6 +52,8 @@ class FakeMessage:
         if word == self._failing:
             raise ConnectionClosedError
         self.done.append(word)
+        if word == "nak":
+            self.on_nak(self)
 
 
 class FakeBroker:
@@ -64,6 +68,7 @@ class FakeBroker:
         self.dead: list[tuple[str, bytes, dict[str, str]]] = []
         self.failures: list[Exception] = []
         self.repaired = 0
+        self.batches: list[int] = []
         self.idle = asyncio.Event()
 
     async def pull_subscribe_bind(self, consumer: str, stream: str) -> FakeBroker:
@@ -72,6 +77,7 @@ class FakeBroker:
 
     async def fetch(self, batch: int, timeout: float) -> list[FakeMessage]:  # noqa: ASYNC109 - the client's name
         await asyncio.sleep(0)
+        self.batches.append(batch)
         if self.failures:
             raise self.failures.pop(0)
         if not self.waiting:
@@ -121,11 +127,12 @@ class FakeLedger:
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "_RETRY_S", 0)
+    monkeypatch.setattr(intake, "_PAUSE_S", 0.001)
 
 
 def made(broker: FakeBroker, ledger: FakeLedger) -> Intake:
     refusals: Any = SimpleNamespace(add=ledger.refused.append)
-    return Intake(broker, ledger, refusals, tenant="tenant-1", max_body_bytes=LIMIT)  # type: ignore[arg-type]
+    return Intake(broker, ledger, refusals, tenant="tenant-1", max_body_bytes=lambda: LIMIT)  # type: ignore[arg-type]
 
 
 async def take(message: FakeMessage, *failures: Exception) -> tuple[FakeBroker, FakeLedger]:
@@ -379,3 +386,43 @@ async def test_draining_waits_until_what_was_fetched_is_dealt_with() -> None:
     await draining
     await running
     assert message.done == ["ack"]
+
+
+FULL = TooManyRequests("the tenant is at its limit L: 3", Finding("L", "at most 3"), 5)
+
+
+async def test_over_a_limit_messages_wait_and_go_on_one_by_one() -> None:
+    """Those that were fetched come again; then one is tried at a time, and twice as many after each success."""
+    messages = [FakeMessage({**GOOD, "id": str(number)}) for number in range(100)]
+    broker, ledger = FakeBroker(*messages), FakeLedger(*[FULL] * 34)
+
+    def again(message: FakeMessage) -> None:
+        broker.waiting.append(message)
+
+    for message in messages:
+        message.on_nak = again
+    with capture_logs() as logs:
+        await take_all(broker, ledger)
+    assert {each.event_id for each in ledger.accepted} == {str(number) for number in range(100)}
+    assert all(message.done[-1] == "ack" for message in messages)
+    assert sum(message.done.count("nak") for message in messages) == 34
+    assert broker.batches[:10] == [32, 1, 1, 1, 2, 4, 8, 16, 32, 32]
+    assert broker.dead == []
+    told = [each["event"] for each in logs if each["event"].startswith("intake_")]
+    assert told == ["intake_paused", "intake_resumed"]
+    assert metrics.intake_paused._value.get() == 0
+
+
+async def test_a_pause_ends_when_the_process_goes_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "_PAUSE_S", 3600)
+    message = FakeMessage(GOOD)
+    broker, ledger = FakeBroker(message), FakeLedger(FULL)
+    broker.ready.set()
+    part, put_back = made(broker, ledger), asyncio.Event()
+    message.on_nak = lambda message: put_back.set()
+    running = asyncio.create_task(part.run())
+    async with asyncio.timeout(5):
+        await put_back.wait()
+        await part.drain()
+        await running
+    assert message.done == ["nak"]

@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = ast.parse((Path(__file__).parents[2] / "noxfile.py").read_text())
 LINE = 120
-CONTRACT = ["lint", "unit", "integration", "e2e", "run", "migrations", "vault_init", "populate_secrets"]
+CONTRACT = ["lint", "unit", "integration", "e2e", "run", "build", "migrations", "vault_init", "populate_secrets"]
 
 
 def _decorator(function: ast.FunctionDef) -> ast.Call | None:

@@ -189,6 +189,7 @@ async def test_an_answer_is_taken(says: Says) -> None:
         ),
         *(frames.dump({"id": None}), frames.dump({"id": 1, "interrupt": 1}) * 9),
     ],
+    ids=range(7),  # what is said holds the process's own mark
 )
 async def test_a_child_that_breaks_the_protocol_is_killed(says: Says, said: bytes) -> None:
     with pytest.raises(ToolFailed, match="tool 'one' was stopped, since its process broke the protocol"):

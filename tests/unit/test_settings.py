@@ -27,6 +27,17 @@ def test_the_defaults_are_those_of_the_contract(settings: Settings) -> None:
     assert (settings.k_sink, settings.vault_addr, settings.vault_token) == (None, None, None)
 
 
+@pytest.mark.parametrize(
+    "origins", ["*", "https://a.example, *", "app.example", "https://a.example/", "https://A.example", "null"]
+)
+def test_an_origin_is_what_a_browser_sends(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, origins: str
+) -> None:
+    monkeypatch.setenv("CORS_ALLOW_ORIGINS", origins)
+    with pytest.raises(SettingsError, match="bad environment variables: CORS_ALLOW_ORIGINS"):
+        load()
+
+
 @pytest.mark.parametrize("tenant", ["a b", "x" * 65, "a.b", "a\n", "\u00e4"])
 def test_a_tenant_is_a_plain_word(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, tenant: str) -> None:
     monkeypatch.setenv("NATS_TENANT", tenant)

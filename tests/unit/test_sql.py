@@ -17,7 +17,10 @@ from agent_executor import (
     ledger,
     notify,
     outbox,
+    places,
+    quotas,
     sql,
+    tenant_command,
 )
 
 PACKAGE = Path(sql.__file__).parent
@@ -26,19 +29,11 @@ MODULES = {
     **{"ledger": ledger.SQL, "outbox": outbox.SQL, "leases": leases.SQL, "checkpoints": checkpoints.SQL},
     **{"api_keys": api_keys.SQL, "api_key_command": api_key_command.SQL},
     **{"audit": audit.SQL, "audit_command": audit_command.SQL},
+    **{"quotas": quotas.SQL, "places": places.SQL, "tenant_command": tenant_command.SQL},
 }
 OF_WORKERS = {
-    *(
-        "wake_workers",
-        "claim",
-        "release",
-        "retry",
-        "interrupt",
-        "finish",
-        "silent_for_good",
-        "announce_rejection",
-        "endings",
-    ),
+    *("claim_in_turn", "claim", "release", "retry", "interrupt", "finish", "endings"),
+    *("silent_for_good", "announce_rejection"),
     *("waiting", "expire_jobs", "expire_outbox", "ping"),
 }
 """Queries of the ledger that serve no caller: they see the jobs of all tenants."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import httpx
 import jwt
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from agent_executor import issuer as issuer_module
 from agent_executor.callers import Caller
@@ -106,7 +108,17 @@ def hmac_signed(header: dict[str, Any], key: bytes) -> str:
     return f"{unsigned}.{base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
 
 
+def signed(header: bytes | dict[str, Any], claims: bytes | dict[str, Any]) -> str:
+    """Signed with the issuer's key, whatever it is."""
+    parts = [each if isinstance(each, bytes) else json.dumps(each).encode() for each in (header, claims)]
+    unsigned = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+    signature = RSA.sign(unsigned, padding.PKCS1v15(), hashes.SHA256())
+    return f"{unsigned.decode()}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
+
+
 NOW = int(time.time())
+HEADER = {"alg": "RS256", "kid": "one"}
+GOOD = json.dumps(good(exp=NOW + 3600)).encode()
 WRONG = {
     "nothing": "",
     "no token": "x.y.z",
@@ -143,6 +155,42 @@ WRONG = {
     "an end in the past": sign(good(exp=NOW - 31)),
     "an end that is no number": sign(good(exp="tomorrow")),
     "an end beyond numbers": raw({"alg": "RS256", "kid": "one"}, good(exp=10**400)),
+    "an end that is a text of digits": signed(HEADER, good(exp=str(NOW + 3600))),
+    "an end that is not a number": signed(HEADER, good(exp=float("nan"))),
+    "an end that never comes": signed(HEADER, good(exp=float("inf"))),
+    "an end that is true": signed(HEADER, good(exp=True)),
+    "an end in a list": signed(HEADER, good(exp=[NOW + 3600])),
+    "an end that was before": signed(HEADER, b'{"exp": 99999999999, ' + GOOD[1:-1] + b', "exp": 1}'),
+    "an issuer in a list": signed(HEADER, good(iss=[NAME])),
+    "an audience with something else": signed(HEADER, good(aud=["executor", 5])),
+    "an audience that is an object": signed(HEADER, good(aud={"executor": True})),
+    "a subject that is a number": signed(HEADER, good(sub=5)),
+    "a subject that is a list": signed(HEADER, good(sub=["alice"])),
+    "claims that are a list": signed(HEADER, b"[" + GOOD + b"]"),
+    "claims that are nothing": signed(HEADER, b""),
+    "claims that are nested deep": signed(HEADER, b'{"x":' * 2000 + b"1" + b"}" * 2000),
+    "compressed claims": signed({**HEADER, "zip": "DEF"}, zlib.compress(GOOD, wbits=-15)),
+    "a body that is not in it": signed({**HEADER, "b64": False}, GOOD),
+    "a body that is not in it, critically": signed({**HEADER, "b64": False, "crit": ["b64"]}, GOOD),
+    "two kids": signed(b'{"alg": "RS256", "kid": "one", "kid": "two"}', GOOD),
+    "two algorithms": signed(b'{"alg": "RS256", "kid": "one", "alg": "none"}', GOOD),
+    "a kid with a line break": signed({**HEADER, "kid": "one\n"}, GOOD),
+    "a kid with a NUL": signed({**HEADER, "kid": "one\0"}, GOOD),
+    "a kid with half a character": signed({**HEADER, "kid": "\ud800"}, GOOD),
+    "a kid in a list": signed({**HEADER, "kid": ["one"]}, GOOD),
+    "a kid that is an object": signed({**HEADER, "kid": {"one": 1}}, GOOD),
+    "a kid in other letters": signed({**HEADER, "kid": "ONE"}, GOOD),
+    "a key of its own and no kid": raw({"alg": "RS256", "jwk": jwk(RSA, "one")}, good()),
+    "a key of its own, symmetric": hmac_signed({**HEADER, "alg": "HS256", "jwk": {"kty": "oct", "k": "YQ"}}, b"a"),
+    "a certificate of its own": raw({**HEADER, "x5c": ["MIIB"], "x5t": "AAAA"}, good(), b"x" * 256),
+    "a signature of zeros": raw({"alg": "ES256", "kid": "ec"}, good(), bytes(64)),
+    "a signature of nothing": raw({"alg": "ES256", "kid": "ec"}, good()),
+    "five parts": f"{signed(HEADER, GOOD)}.x.y",
+    "two parts": signed(HEADER, GOOD).rpartition(".")[0],
+    "a header that is no text": signed(b"\xff\xfe{}", GOOD),
+    "a header with a long number": signed(b'{"alg": "RS256", "kid": "one", "n": ' + b"9" * 5000 + b"}", GOOD),
+    "letters of another kind": signed(HEADER, GOOD).replace(".", "\uff0e"),
+    "all in capitals": signed(HEADER, GOOD).upper(),
     "a begin in the future": sign(good(nbf=NOW + 3600)),
     "made in the future": sign(good(iat=NOW + 3600)),
     "a broken signature": sign(good())[:-8] + "AAAAAAAA",
@@ -162,12 +210,20 @@ async def test_anything_else_is_not(world: World, what: str) -> None:
     "key",
     [
         jwk(OTHER, "two", use="enc"),
+        jwk(OTHER, "two", key_ops=["encrypt"]),
         jwk(OTHER, "two", alg="RSA-OAEP"),
         jwk(OTHER, "two", alg="none"),
         {"kty": "oct", "kid": "two", "k": "c2VjcmV0"},
         jwk(WEAK, "two"),
     ],
-    ids=["for encryption", "of another algorithm", "of none", "symmetric", "too short"],
+    ids=[
+        "for encryption",
+        "for encryption by its operations",
+        "of another algorithm",
+        "of none",
+        "symmetric",
+        "too short",
+    ],
 )
 async def test_a_key_that_is_not_for_this_verifies_nothing(world: World, key: dict[str, Any]) -> None:
     world.keys = [key, jwk(RSA, "one")]
@@ -200,6 +256,61 @@ async def test_a_stream_ends_with_its_token(world: World, monkeypatch: pytest.Mo
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 91)
     assert not admitted[1]()
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tokens that were verified, each time."""
+    seen: list[str] = []
+    decode = jwt.decode
+
+    def noted(token: str, *args: Any, **more: Any) -> Any:
+        seen.append(token)
+        return decode(token, *args, **more)
+
+    monkeypatch.setattr(jwt, "decode", noted)
+    return seen
+
+
+async def test_a_good_token_is_verified_once(world: World, decoded: list[str]) -> None:
+    tokens, token = made(world), sign(good())
+    found = [await tokens.admit(token) for _ in range(5)]
+    assert {each[0].name for each in found if each} == {"alice"}
+    assert decoded == [token]
+    for _ in range(2):
+        assert await tokens.admit(sign(good(), OTHER)) is None
+    assert len(decoded) == 3  # what was no good is no better known
+    assert token not in repr(tokens._verified)
+
+
+async def test_a_known_token_is_known_until_its_end(
+    world: World, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, token, now = made(world), sign(good()), time.time()
+    for at, times in ((now, 1), (now + 89, 1), (now + 91, 2)):
+        monkeypatch.setattr(time, "time", lambda at=at: at)
+        await tokens.admit(token)
+        assert len(decoded) == times
+
+
+@pytest.mark.parametrize("left", [[], [jwk(OTHER, "one")]], ids=["withdrawn", "exchanged"])
+async def test_a_known_token_ends_with_its_key(world: World, monkeypatch: pytest.MonkeyPatch, left: Any) -> None:
+    tokens, token = made(world), sign(good())
+    assert await tokens.admit(token)
+    world.keys = left
+    monkeypatch.setattr(tokens._issuer, "_tried_at", None)
+    monkeypatch.setattr(tokens._issuer, "_fetched_at", None)
+    assert await tokens.admit(token) is None
+    assert not tokens._verified
+
+
+async def test_known_tokens_take_a_bounded_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent_executor.tokens._MOST_KEPT", 3)
+    tokens = made(world)
+    signed_here = [sign(good(jti=str(number))) for number in range(5)]
+    for token in [*signed_here, *signed_here]:
+        assert await tokens.admit(token)
+        assert len(tokens._verified) <= 3
 
 
 @pytest.mark.parametrize(
@@ -239,6 +350,12 @@ async def test_a_service_account_of_kubernetes_is_let_in(world: World) -> None:
     assert admitted[0].scopes == {"jobs:submit"}
     with pytest.raises(Forbidden):
         await made(world, claims).admit(sign(good(**KUBERNETES | {"sub": "system:serviceaccount:team-b:runner"})))
+
+
+@pytest.mark.parametrize("subject", ["", "a\nb", "\x1b[2J"])
+async def test_a_subject_that_is_no_name_is_of_no_use(world: World, subject: str) -> None:
+    with pytest.raises(Forbidden, match="subject"):
+        await made(world).admit(sign(good(sub=subject)))
 
 
 @pytest.mark.parametrize("tenant", [None, "", "a.b", 5, ["a"], "*"])
@@ -293,6 +410,75 @@ async def test_what_the_issuer_says_is_not_believed_blindly(world: World, change
         await made(world).admit(sign(good()))
 
 
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"{}", b"[]", b"null", b'{"error": "away"}', b'{"keys": 5}', b'{"issuer": 5}', b"\xff", b"[" * 100_000],
+    ids=["nothing", "no keys", "a list", "null", "an error", "a number", "another", "no text", "nesting"],
+)
+@pytest.mark.parametrize("jwks_url", [None, f"{NAME}/keys"])
+async def test_an_issuer_that_talks_nonsense_gives_no_keys(said: bytes, jwks_url: str | None) -> None:
+    http = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200, content=said)))
+    tokens = Tokens(Issuer(NAME, http, jwks_url=jwks_url), "executor", Claims(), 30)
+    with pytest.raises(Unavailable):
+        await tokens.admit(sign(good()))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *(None, 5, "key", [], {}, {"kid": "odd"}, {"kid": "odd", "kty": ["RSA"]}, jwk(EC, "odd", crv=["P-256"])),
+        *(jwk(EC, "odd", x="AA"), jwk(EC, "odd", crv="secp256k1"), jwk(ED, "odd", x=5), jwk(ED, "odd", crv="Ed448")),
+        *(jwk(RSA, "odd", n="AQ"), jwk(RSA, "odd", e="AA"), jwk(RSA, "odd", n="\u00e9"), jwk(RSA, "odd", key_ops=5)),
+        jwk(RSA, "", alg="RS256"),
+    ],
+)
+async def test_a_key_that_nobody_understands_is_in_nobodys_way(world: World, odd: Any) -> None:
+    world.keys.insert(0, odd)
+    tokens = made(world)
+    assert await tokens.admit(sign(good())) is not None
+    assert await tokens.admit(sign(good(), kid="odd")) is None
+
+
+async def test_a_rotation_under_load_refuses_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The issuer shows the new key before it takes the old one away."""
+    monkeypatch.setattr(issuer_module, "_PAUSE_S", 0)
+    tokens = made(world)
+    old, new = sign(good()), sign(good(), OTHER, kid="two")
+    assert await tokens.admit(old)
+    world.keys.append(jwk(OTHER, "two"))
+    world.asked.clear()
+    admitted = await asyncio.gather(*(tokens.admit(each) for each in [old, new] * 100))
+    assert all(admitted)
+    assert len(world.asked) == 2  # all waited for one fetch
+    world.keys = [jwk(OTHER, "two")]
+    monkeypatch.setattr(tokens._issuer, "_fetched_at", None)
+    found = await asyncio.gather(*(tokens.admit(each) for each in [new, old] * 100))
+    assert found[1::2] == [None] * 100
+    assert all(found[::2])
+
+
+async def test_an_issuer_that_hangs_holds_up_no_token_of_a_known_key(world: World) -> None:
+    asked, hangs = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if not asked.is_set():
+            return world.answer(request)
+        await hangs.wait()
+        raise httpx.ReadTimeout("away")
+
+    issuer = Issuer(NAME, httpx.AsyncClient(transport=httpx.MockTransport(answer)), jwks_url=f"{NAME}/keys")
+    tokens = Tokens(issuer, "executor", Claims(), 30)
+    assert await tokens.admit(sign(good()))
+    asked.set()
+    issuer._tried_at = None
+    stranger = asyncio.create_task(tokens.admit(sign(good(), OTHER, kid="two")))
+    await asyncio.sleep(0)
+    assert await asyncio.wait_for(tokens.admit(sign(good())), 5)
+    assert not stranger.done()
+    hangs.set()
+    assert await stranger is None
+
+
 async def test_the_issuer_may_want_to_see_a_token(world: World, tmp_path: Any) -> None:
     (tmp_path / "token").write_text("pod-token\n")
     tokens = made(world, jwks_url=f"{NAME}/keys", token_path=str(tmp_path / "token"))
@@ -316,7 +502,8 @@ def test_what_a_jwt_needs_is_named(environment: dict[str, str], monkeypatch: pyt
     for name, value in (("ISSUER", NAME), ("AUDIENCE", "x"), ("SUBJECTS", "a*")):
         monkeypatch.setenv(f"AUTH_JWT_{name}", value)
     load()
-    for name, value in (("ISSUER", "http://issuer.example"), ("SCOPES", "jobs:all"), ("LEEWAY_S", "61")):
+    wrong = {"ISSUER": "http://issuer.example", "SCOPES": "jobs:all", "LEEWAY_S": "61", "SUBJECTS": " , "}
+    for name, value in wrong.items():
         with monkeypatch.context() as changed:
             changed.setenv(f"AUTH_JWT_{name}", value)
             with pytest.raises(SettingsError, match=f"AUTH_JWT_{name}"):

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import nats
 import psycopg
 from nats.errors import Error as NatsError
+from psycopg.conninfo import make_conninfo
 from redis import Redis, RedisError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from agent_executor import broker
+from agent_executor.migrate.settings import encryption
 from tier3.vault.client import reason
 
 TIMEOUT_S = 3
 _ALL_S = 5.0
 
 Secret = Mapping[str, Any]
+"""A secret's fields; `cacert` and `sslmode` are those of the environment."""
 
 
 class TrialFailed(Exception):
@@ -29,15 +32,16 @@ class TrialFailed(Exception):
 def postgres(secret: Secret) -> str:
     """Log in and run a query; says where to."""
     try:
-        with psycopg.connect(
+        dsn = make_conninfo(
             host=secret["host"],
             port=secret["port"],
             dbname=secret["database"],
             user=secret["username"],
             password=secret["password"],
-            connect_timeout=TIMEOUT_S,
             application_name="populate_secrets",
-        ) as connection:
+            **encryption(secret.get("sslmode"), secret.get("cacert")),
+        )
+        with psycopg.connect(dsn, connect_timeout=TIMEOUT_S) as connection:
             connection.execute("select 1")
     except psycopg.Error as error:
         raise TrialFailed(reason(error)) from None
@@ -47,9 +51,12 @@ def postgres(secret: Secret) -> str:
 def redis(secret: Secret) -> str:
     """PING."""
     retry = Retry(NoBackoff(), 0)
-    limits = {"socket_connect_timeout": TIMEOUT_S, "socket_timeout": TIMEOUT_S}
+    limits: dict[str, Any] = {"socket_connect_timeout": TIMEOUT_S, "socket_timeout": TIMEOUT_S}
+    url = secret["url"]
+    if cacert := secret.get("cacert"):
+        url, limits = re.sub("^redis:", "rediss:", url), {**limits, "ssl_ca_certs": cacert}
     try:
-        with Redis.from_url(secret["url"], retry=retry, **limits) as client:
+        with Redis.from_url(url, retry=retry, **limits) as client:
             client.ping()
     except (RedisError, OSError, ValueError) as error:
         raise TrialFailed(reason(error)) from None
@@ -82,7 +89,8 @@ async def _jetstream(secret: Secret, told: list[Exception]) -> None:
     limits: dict[str, Any] = {"connect_timeout": TIMEOUT_S, "allow_reconnect": False, "max_reconnect_attempts": 1}
     server = broker.server(lambda: secret["url"], lambda: secret.get("credentials"))  # as the service does it
     async with asyncio.timeout(_ALL_S):
-        client = await nats.connect(**server, error_cb=tell, reconnect_time_wait=0, **limits)
+        client = broker.client(secret["url"], secret.get("cacert"))
+        await client.connect(**server, error_cb=tell, reconnect_time_wait=0, **limits)
         try:
             await client.jetstream(timeout=TIMEOUT_S).account_info()
         finally:

@@ -33,7 +33,7 @@ def verify(environment: Mapping[str, str]) -> int:
         service_role.by_app_role(place, *given.values()) if all(given.values()) else service_role.by_child_token(vault)
     )
     with role as service:
-        rows = [(path, *_outcome(service, path)) for path in SECRETS]
+        rows = [(path, *_outcome(service, path, _tls(environment, path))) for path in SECRETS]
     show(("Secret", "State", "Detail"), rows)
     bad = [path for path, state, _ in rows if state not in _GOOD]
     print(
@@ -44,7 +44,12 @@ def verify(environment: Mapping[str, str]) -> int:
     return 1 if bad else 0
 
 
-def _outcome(service: Vault, path: str) -> tuple[str, str]:
+def _tls(environment: Mapping[str, str], path: str) -> dict[str, str | None]:
+    """What the service's environment says of TLS to a server: POSTGRES_SSLMODE, POSTGRES_CACERT and the like."""
+    return {name: environment.get(f"{path.upper()}_{name.upper()}") or None for name in ("cacert", "sslmode")}
+
+
+def _outcome(service: Vault, path: str, tls: Mapping[str, str | None]) -> tuple[str, str]:
     """How it went with a secret, in a word and a sentence."""
     try:
         secret, _ = service.secret(path)
@@ -58,6 +63,6 @@ def _outcome(service: Vault, path: str) -> tuple[str, str]:
     if path not in TRIALS:
         return "present", "read, not tried"
     try:
-        return "works", TRIALS[path](secret)
+        return "works", TRIALS[path]({**secret, **tls})
     except TrialFailed as error:
         return "failed", str(error)

@@ -24,7 +24,7 @@ _EPILOG = """commands:
   baseline VERSION    record the files up to VERSION as applied, running none
   new WORDS           write the next migration's two files
 
-environment: POSTGRES_HOST, _PORT, _DB, _USER, _PASSWORD (required), MIGRATION_DIR (migrations)
+environment: POSTGRES_HOST, _PORT, _DB, _USER, _PASSWORD (required), _SSLMODE, _CACERT, MIGRATION_DIR (migrations)
 exit status: 0 done, 1 a migration failed, 2 refused: call, environment or files, 3 lock not obtained,
   4 database unreachable
 """

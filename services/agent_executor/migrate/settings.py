@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,16 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from .errors import Refused
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # stands for a byte that is not UTF-8
+VERIFIED = "verify-full"
+SSL_MODES = ("disable", "prefer", "require", VERIFIED)
 DEFAULTS = {
     "POSTGRES_HOST": "postgresql.bizmatters-dev.svc.cluster.local",
     "POSTGRES_PORT": "5432",
     "POSTGRES_DB": "langgraph_dev",
     "POSTGRES_USER": "postgres",
     "POSTGRES_PASSWORD": "",
+    "POSTGRES_SSLMODE": "",
+    "POSTGRES_CACERT": "",
     "MIGRATION_DIR": "migrations",
 }
 
@@ -45,7 +50,7 @@ class Settings:
 
 
 def settings(environment: Mapping[str, str]) -> Settings:
-    """Read POSTGRES_HOST, _PORT, _DB, _USER, _PASSWORD (required) and MIGRATION_DIR.
+    """Read POSTGRES_HOST, _PORT, _DB, _USER, _PASSWORD (required), _SSLMODE, _CACERT and MIGRATION_DIR.
 
     Raises:
         Refused: naming every missing or bad variable.
@@ -56,7 +61,26 @@ def settings(environment: Mapping[str, str]) -> Settings:
     port = found["POSTGRES_PORT"]
     if not (port.isascii() and port.isdecimal() and len(port) < 6 and 0 < int(port) < 65536):
         wrong.append("POSTGRES_PORT must be a number from 1 to 65535")
+    host, port, dbname, user, password, mode, cacert, place = found.values()
+    if mode and mode not in SSL_MODES:
+        wrong.append(f"POSTGRES_SSLMODE must be one of {', '.join(SSL_MODES)}")
+    elif mode and cacert and mode != VERIFIED:
+        wrong.append(f"POSTGRES_SSLMODE must be {VERIFIED} with POSTGRES_CACERT")
     if wrong:
         raise Refused("; ".join(wrong))
-    host, port, dbname, user, password, place = found.values()
-    return Settings(make_conninfo(host=host, port=port, dbname=dbname, user=user, password=password), Path(place))
+    where = {"host": host, "port": port, "dbname": dbname, "user": user, "password": password}
+    return Settings(make_conninfo(**where, **encryption(mode or None, cacert or None)), Path(place))
+
+
+def encryption(mode: str | None, cacert: str | None) -> dict[str, str]:
+    """libpq's parameters for a POSTGRES_SSLMODE and a POSTGRES_CACERT. Without both, libpq's own PGSSLMODE decides.
+
+    https://www.postgresql.org/docs/current/libpq-ssl.html
+    """
+    mode = mode or (VERIFIED if cacert else None)
+    if mode is None:
+        return {}
+    found = {"sslmode": mode, "gssencmode": "disable"}  # which libpq would try first, and not verify
+    if mode == VERIFIED:  # our libpq is not built for this system, and does not know where its authorities are
+        found["sslrootcert"] = cacert or ssl.get_default_verify_paths().cafile or "system"
+    return found
