@@ -91,7 +91,7 @@ async def test_what_comes_by_nats_has_no_actor(tenants: Tenants) -> None:
 def test_who_was_refused_what(tenants: Tenants) -> None:
     http, south = tenants.service.http, tenants.of(OTHER)
     theirs, mine = made(tenants, OF_NATS, "completed"), made(tenants, OTHER, "completed")
-    reads = key(tenants.database.environment, "jobs:read", tenant=OTHER)
+    reads = key(tenants.database.environment, "jobs:read", tenant=OTHER, name="test")
     tenants.service.until(lambda: http.get("/v1/jobs", headers=bearer(reads)).is_success, "the key is not known")
     known: list[tuple[str, str, str | None]] = []
     for path in CHANGES:
@@ -137,7 +137,7 @@ def test_who_was_refused_what(tenants: Tenants) -> None:
 
 def test_a_flood_of_refusals_makes_few_rows_and_loses_none(place: dict[str, str], start_service: Starter) -> None:
     """Of strangers from everywhere, as a proxy says, and of a caller who varies all it can; up to the very end."""
-    admin = bearer(key(place, "admin"))
+    admin = bearer(key(place, "admin", name="test"))
     service = start_service(AUTH_MODE="token").ready()
     for number in range(1000):
         path = f"/v1/jobs/{number}/{('cancel', 'resume', 'redrive')[number % 3]}"
