@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import select
 import subprocess
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -97,6 +99,10 @@ def test_a_run_that_is_killed_again_and_again_gets_there(database: Database, tmp
     check_all_applied_once(database, 200)
 
 
+def _is_seen_or_over(watcher: psycopg.Connection[Any], run: subprocess.Popen[str]) -> bool:
+    return bool(watcher.execute(SLEEPING).fetchall()) or run.poll() is not None
+
+
 @pytest.mark.parametrize("repeatable", [True, False])
 def test_a_way_back_killed_at_random_points_is_finished_or_undone(
     database: Database, tmp_path: Path, repeatable: bool
@@ -114,8 +120,11 @@ def test_a_way_back_killed_at_random_points_is_finished_or_undone(
     for _ in range(KILLS):
         assert ended(runner(database, tmp_path))[0] == 0
         assert indexes(database) == NAMES
-        run = runner(database, tmp_path, "down")
-        until(lambda: rows(database, SLEEPING), "the way back does not begin")
+        with psycopg.connect(database.dsn, autocommit=True) as watcher:
+            run = runner(database, tmp_path, "down")
+            # One that was not seen has ended, which `halves` counts.
+            begun = partial(_is_seen_or_over, watcher, run)
+            until(begun, "the way back does not begin")
         kill_after(run, 0, chance.uniform(0, 0.08))
         half = rows(database, "select 1 from schema_migrations where sha256 = ''") != []
         halves += half
