@@ -28,6 +28,7 @@ R = TypeVar("R")
 
 MAX_WORKS = 500
 MAX_BYTES = 4 * 2**20
+_TURNS = 2  # of the loop, after which whoever is about to write has come: a step's checkpoint follows its tasks' writes
 _BYTES_A_SECOND = 2**20  # what the slowest database we wait for takes in
 
 Commit = Callable[[AsyncConnection[DictRow], Sequence[W], bool], Awaitable[Mapping[Hashable, R]]]
@@ -78,7 +79,11 @@ class GroupCommit(Generic[W, R]):
 
     async def _flush(self) -> None:
         try:
-            while batch := self._next():
+            while self._waiting:
+                for _ in range(_TURNS):
+                    await asyncio.sleep(0)
+                if not (batch := self._next()):
+                    return  # those who wait are being tried alone
                 await self._together(batch)
         finally:
             self._flushing = None
