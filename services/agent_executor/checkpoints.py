@@ -1,18 +1,21 @@
 """LangGraph checkpoints in PostgreSQL, fenced by the claim.
 
-Owns the choice of saver, what it may deserialise, and its writes (`checkpoints.sql`): each asserts the claim's fence in
-the same statement, so that a worker that lost its job can write nothing, and one that freezes holds no lock. The tables
-are made by our migrations; the saver's own `setup()` is never called (it races, and needs CREATE rights even when there
-is nothing to do).
+Owns the choice of saver, what it may deserialise, and its writes (`checkpoints.sql`): those of all running jobs go
+together, and each asserts its claim's fence in the same statement, so that a worker that lost its job can write
+nothing, and one that freezes holds no lock. The tables are made by our migrations; the saver's own `setup()` is never
+called (it races, and needs CREATE rights even when there is nothing to do).
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -28,18 +31,58 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.base import id as ids
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from langgraph.checkpoint.serde.types import ERROR, _DeltaSnapshot
-from psycopg import AsyncCursor
+from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, _DeltaSnapshot
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import DictRow
-from psycopg.types.json import Jsonb
 
 from . import database, sql
 from .database import Pool, persistently
 from .errors import LeaseLost, Stopped
+from .group_commit import GroupCommit
 from .redaction import redact
 
 SQL = sql.load("checkpoints.sql")
-_BYTES_A_SECOND = 2**20  # what the slowest database we wait for takes in
+_ALONE = SQL["commit"].replace(" skip locked", "")
+_PLACE = ("job_id", "fence", "thread_id", "checkpoint_ns")
+_WRITE = (*_PLACE, "checkpoint_id", "task_id", "task_path", "idx", "channel", "type", "blob")
+_COLUMNS = {
+    "puts": (*_PLACE, "checkpoint_id", "parent_id", "checkpoint", "metadata"),
+    "blobs": (*_PLACE, "channel", "version", "type", "blob"),
+    "writes": _WRITE,
+    "replaced": _WRITE,
+}
+_REPLACING = {"puts": (2, 3, 4), "replaced": (2, 3, 4, 5, 7)}
+"""Of rows that replace what is there: which columns are their key."""
+
+Claimed = tuple[str, int]
+"""A job and the fence it was claimed with."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """What one call of a saver writes: rows of each table, as `_COLUMNS` has them after the claim."""
+
+    claim: Claimed
+    puts: Sequence[tuple[Any, ...]] = ()
+    blobs: Sequence[tuple[Any, ...]] = ()
+    writes: Sequence[tuple[Any, ...]] = ()
+    replaced: Sequence[tuple[Any, ...]] = ()
+
+    def size(self) -> int:
+        """About how many bytes are sent."""
+        rows = (*self.puts, *self.blobs, *self.writes, *self.replaced)
+        return sum(len(value) for row in rows for value in row if isinstance(value, str | bytes))
+
+
+@dataclass
+class _Thread:
+    """What a saver knows of its thread. langgraph copies savers, and the copies have to know it, too."""
+
+    is_empty: bool
+    has_asked: bool = False
+
+
+Group = GroupCommit[_Rows, bool]
 
 
 class Saver(AsyncPostgresSaver):
@@ -56,18 +99,35 @@ class Saver(AsyncPostgresSaver):
     """
 
     def __init__(
-        self, pool: Pool, job_id: str, fence: int, usage_at: Callable[[int], Mapping[str, float]] | None = None
+        self,
+        pool: Pool,
+        job_id: str,
+        fence: int,
+        usage_at: Callable[[int], Mapping[str, float]] | None = None,
+        *,
+        group: Group | None = None,
+        is_new: bool = False,
     ) -> None:
-        """`usage_at`: told a checkpoint's step, says what was used until then; it stands in the metadata."""
+        """`usage_at`: told a checkpoint's step, says what was used until then; it stands in the metadata. `group`: the
+        savers of this process, which commit together. `is_new`: nobody can have saved anything of this job."""
         serializer: Any = JsonPlusSerializer(allowed_msgpack_modules=None)
         super().__init__(pool, serde=serializer)
         self._pool = pool
-        self._claim: dict[str, Any] = {"job_id": job_id, "fence": fence}
+        self._group = group or savers_of(pool)
+        self._claim: Claimed = (job_id, fence)
         self._usage_at = usage_at
+        self._thread = _Thread(is_empty=is_new)
         self._writing: defaultdict[tuple[str, str], list[asyncio.Future[None]]] = defaultdict(list)
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether a node has been interrupted since."""
+        return self._thread.has_asked
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The latest checkpoint, or the one that `config` names."""
+        if self._thread.is_empty:
+            return None
         found = await persistently(partial(super().aget_tuple, config))
         if found is not None:
             _continue_after(found.checkpoint["id"])
@@ -80,7 +140,7 @@ class Saver(AsyncPostgresSaver):
 
     async def _read_usage(self) -> list[DictRow]:
         async with database.connection(self._pool) as connection:
-            return await (await connection.execute(SQL["usage"], self._claim)).fetchall()
+            return await (await connection.execute(SQL["usage"], {"job_id": self._claim[0]})).fetchall()
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -99,24 +159,16 @@ class Saver(AsyncPostgresSaver):
         """Save a checkpoint, after the writes of its parent: deep agents keep their messages in those."""
         place = config["configurable"]
         thread_id, namespace, parent_id = place["thread_id"], place["checkpoint_ns"], place.get("checkpoint_id")
-        if parent_id is not None:
-            await _all_done(self._writing.pop((namespace, parent_id), ()))
         described = get_serializable_checkpoint_metadata(config, metadata)
         if self._usage_at is not None:
             described = {**described, "usage": self._usage_at(metadata.get("step", 0))}  # type: ignore[typeddict-unknown-key]
         inline, large = _split(checkpoint["channel_values"])
         versions = {channel: version for channel, version in new_versions.items() if channel in large}
         blobs = self._dump_blobs(thread_id, namespace, large, versions)
-        await self._write(
-            "put",
-            thread_id=thread_id,
-            checkpoint_ns=namespace,
-            checkpoint_id=checkpoint["id"],
-            parent_id=parent_id,
-            checkpoint=Jsonb({**checkpoint, "channel_values": inline}),
-            metadata=Jsonb(described),
-            **_columns(blobs, ("channels", "versions", "types", "blobs")),
-        )
+        saved = (json.dumps({**checkpoint, "channel_values": inline}), json.dumps(described))
+        put = (thread_id, namespace, checkpoint["id"], parent_id, *saved)
+        before = self._writing.pop((namespace, parent_id), ()) if parent_id is not None else ()
+        await self._write(_Rows(self._claim, puts=[put], blobs=blobs), before)
         return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
 
     async def aput_writes(
@@ -124,6 +176,7 @@ class Saver(AsyncPostgresSaver):
     ) -> None:
         """Save what one task wrote on top of a checkpoint."""
         writes = [(channel, _told(value) if channel == ERROR else value) for channel, value in writes]
+        self._thread.has_asked |= any(channel == INTERRUPT for channel, _ in writes)
         place = config["configurable"]
         thread_id, namespace, checkpoint_id = place["thread_id"], place["checkpoint_ns"], place["checkpoint_id"]
         written = asyncio.get_running_loop().create_future()
@@ -133,31 +186,17 @@ class Saver(AsyncPostgresSaver):
             dumped = self._dump_writes(thread_id, namespace, checkpoint_id, task_id, task_path, writes)
             # One statement may not write a row twice: of the same index the last one stays, or the first.
             rows = list({row[5]: row for row in (dumped if replaces else reversed(dumped))}.values())
-            await self._write(
-                "put_writes",
-                thread_id=thread_id,
-                checkpoint_ns=namespace,
-                checkpoint_id=checkpoint_id,
-                task_id=task_id,
-                task_path=task_path,
-                replaces=replaces,
-                **_columns([row[4:] for row in rows], (None, "indexes", "channels", "types", "blobs")),
-            )
+            await self._write(_Rows(self._claim, **{"replaced" if replaces else "writes": rows}))
         except BaseException as error:
             written.set_exception(error if isinstance(error, Exception) else Stopped("the write was cancelled"))
             written.exception()  # whoever waits is told; nobody has to
             raise
         written.set_result(None)
 
-    async def _write(self, query: str, **row: Any) -> None:
-        await persistently(partial(self._write_once, query, row))
-
-    async def _write_once(self, query: str, row: Mapping[str, Any]) -> None:
-        size = sum(len(blob or b"") for blob in row["blobs"])
-        async with self.lock, database.connection(self._pool, database.LIMIT_S + size / _BYTES_A_SECOND) as connection:
-            cursor = await connection.execute(SQL[query], {**self._claim, **row}, binary=True)
-            if await cursor.fetchone() is None:
-                raise LeaseLost("job {job_id} is no longer held under fence {fence}".format_map(self._claim))
+    async def _write(self, rows: _Rows, after: Sequence[asyncio.Future[None]] = ()) -> None:
+        self._thread.is_empty = False
+        if not await self._group.commit(self._claim, rows, rows.size(), after):
+            raise LeaseLost("job {} is no longer held under fence {}".format(*self._claim))
 
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
@@ -171,14 +210,6 @@ class Saver(AsyncPostgresSaver):
 def _told(error: Any) -> Any:
     """An exception's repr, which the serializer would make of it, without secrets."""
     return redact(repr(error)) if isinstance(error, BaseException) else error
-
-
-async def _all_done(writes: Sequence[asyncio.Future[None]]) -> None:
-    """Wait for writes, and raise what one of them raised. Not `gather`, which cancels them when it is cancelled."""
-    if writes:
-        await asyncio.wait(writes)
-        for written in writes:
-            written.result()
 
 
 def _continue_after(checkpoint_id: str) -> None:
@@ -206,7 +237,20 @@ def _split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return inline, large
 
 
-def _columns(rows: Sequence[tuple[Any, ...]], names: Sequence[str | None]) -> dict[str, list[Any]]:
-    """The last columns of rows, as arrays by name."""
-    skipped = len(rows[0]) - len(names) if rows else 0
-    return {name: [row[skipped + index] for row in rows] for index, name in enumerate(names) if name is not None}
+async def _commit(connection: AsyncConnection[DictRow], works: Sequence[_Rows], alone: bool) -> Mapping[Hashable, bool]:
+    """Write what belongs to claims that hold; returns these."""
+    claims = {work.claim for work in works}
+    parameters: dict[str, Any] = {"job_ids": [job_id for job_id, _ in claims], "fences": [fence for _, fence in claims]}
+    for table, names in _COLUMNS.items():
+        rows = [(*work.claim, *row) for work in works for row in getattr(work, table)]
+        if table in _REPLACING:  # one statement may not write a row twice
+            rows = list({itemgetter(*_REPLACING[table])(row): row for row in rows}.values())
+        columns = zip(*rows, strict=True) if rows else ((),) * len(names)
+        parameters |= {f"{table}_{name}": list(column) for name, column in zip(names, columns, strict=True)}
+    cursor = await connection.execute(_ALONE if alone else SQL["commit"], parameters, binary=True)
+    return {(row["job_id"], row["fence"]): True for row in await cursor.fetchall()}
+
+
+def savers_of(pool: Pool) -> Group:
+    """Where the savers of one process meet."""
+    return GroupCommit(pool, _commit, is_patient=True)

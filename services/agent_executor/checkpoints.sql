@@ -1,38 +1,62 @@
--- Every write of checkpoints. Each statement locks the job's row against a new claim (FOR SHARE), writes only if the claim
--- still holds, and returns a row only then. The tables and what stands in them are langgraph-checkpoint-postgres'.
+-- Every write of checkpoints. The tables and what stands in them are langgraph-checkpoint-postgres'.
 
--- name: put
+-- name: commit
+-- What the savers of many claims have to write. The statement locks the jobs' rows against a new claim (FOR SHARE), writes
+-- only what belongs to a claim that still holds, and returns these claims. A row that somebody has locked is passed over
+-- in company, and waited for alone: nobody waits for another job's lock. Of errors, interrupts and the like the last one
+-- counts (`replaced`); of everything else that a task wrote the first.
 with held as materialized (
-    select from jobs where job_id = %(job_id)s and fence = %(fence)s and status = 'running' for share
+    select jobs.job_id, jobs.fence
+    from unnest(%(job_ids)s::text[], %(fences)s::bigint[]) as claims (job_id, fence)
+        join jobs on jobs.job_id = claims.job_id and jobs.fence = claims.fence and jobs.status = 'running'
+    for share of jobs skip locked
 ), blobs as (
     insert into checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-    select %(thread_id)s, %(checkpoint_ns)s, channel, version, type, blob
-    from held, unnest(%(channels)s::text[], %(versions)s::text[], %(types)s::text[], %(blobs)s::bytea[])
-        as dumped (channel, version, type, blob)
+    select thread_id, checkpoint_ns, channel, version, type, blob
+    from unnest(
+        %(blobs_job_id)s::text[], %(blobs_fence)s::bigint[], %(blobs_thread_id)s::text[], %(blobs_checkpoint_ns)s::text[],
+        %(blobs_channel)s::text[], %(blobs_version)s::text[], %(blobs_type)s::text[], %(blobs_blob)s::bytea[]
+    ) as dumped (job_id, fence, thread_id, checkpoint_ns, channel, version, type, blob) join held using (job_id, fence)
     on conflict (thread_id, checkpoint_ns, channel, version) do nothing
-)
-insert into checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
-select %(thread_id)s, %(checkpoint_ns)s, %(checkpoint_id)s, %(parent_id)s, %(checkpoint)s, %(metadata)s
-from held
-on conflict (thread_id, checkpoint_ns, checkpoint_id) do update
-set checkpoint = excluded.checkpoint, metadata = excluded.metadata
-returning checkpoint_id;
-
--- name: put_writes
--- Of errors, interrupts and the like the last one counts (`replaces`); of everything else the first.
-with held as materialized (
-    select from jobs where job_id = %(job_id)s and fence = %(fence)s and status = 'running' for share
+), put as (
+    insert into checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+    select thread_id, checkpoint_ns, checkpoint_id, parent_id, checkpoint::jsonb, metadata::jsonb
+    from unnest(
+        %(puts_job_id)s::text[], %(puts_fence)s::bigint[], %(puts_thread_id)s::text[], %(puts_checkpoint_ns)s::text[],
+        %(puts_checkpoint_id)s::text[], %(puts_parent_id)s::text[], %(puts_checkpoint)s::text[], %(puts_metadata)s::text[]
+    ) as dumped (job_id, fence, thread_id, checkpoint_ns, checkpoint_id, parent_id, checkpoint, metadata)
+        join held using (job_id, fence)
+    on conflict (thread_id, checkpoint_ns, checkpoint_id) do update
+    set checkpoint = excluded.checkpoint, metadata = excluded.metadata
 ), written as (
     insert into checkpoint_writes
         (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-    select %(thread_id)s, %(checkpoint_ns)s, %(checkpoint_id)s, %(task_id)s, %(task_path)s, idx, channel, type, blob
-    from held, unnest(%(indexes)s::int[], %(channels)s::text[], %(types)s::text[], %(blobs)s::bytea[])
-        as dumped (idx, channel, type, blob)
+    select thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob
+    from unnest(
+        %(writes_job_id)s::text[], %(writes_fence)s::bigint[], %(writes_thread_id)s::text[],
+        %(writes_checkpoint_ns)s::text[], %(writes_checkpoint_id)s::text[], %(writes_task_id)s::text[],
+        %(writes_task_path)s::text[], %(writes_idx)s::int[], %(writes_channel)s::text[], %(writes_type)s::text[],
+        %(writes_blob)s::bytea[]
+    ) as dumped
+        (job_id, fence, thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+        join held using (job_id, fence)
+    on conflict (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) do nothing
+), replaced as (
+    insert into checkpoint_writes
+        (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+    select thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob
+    from unnest(
+        %(replaced_job_id)s::text[], %(replaced_fence)s::bigint[], %(replaced_thread_id)s::text[],
+        %(replaced_checkpoint_ns)s::text[], %(replaced_checkpoint_id)s::text[], %(replaced_task_id)s::text[],
+        %(replaced_task_path)s::text[], %(replaced_idx)s::int[], %(replaced_channel)s::text[], %(replaced_type)s::text[],
+        %(replaced_blob)s::bytea[]
+    ) as dumped
+        (job_id, fence, thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+        join held using (job_id, fence)
     on conflict (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) do update
     set channel = excluded.channel, type = excluded.type, blob = excluded.blob
-    where %(replaces)s
 )
-select from held;
+select job_id, fence from held;
 
 -- name: usage
 -- What the runs of a thread have used so far: every checkpoint says it, and none says less than those before.

@@ -9,12 +9,15 @@ not do, because psycopg then asks the same server to cancel, and waits for that.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import psycopg
 import stamina
@@ -34,11 +37,13 @@ T = TypeVar("T")
 LIMIT_S = 8.0
 _WAIT_S = 5.0
 _CHECK_S = 2.0
+_FRESH_S = 0.1  # no server is stopped and started in less
 _CONNECT_S = 3
 _SETTLE_S = 2.0
 _READ_ONLY = (b"default_transaction_read_only", b"in_hot_standby")
 
 _busy: set[psycopg.BaseConnection[Any]] = set()
+_answered_at: WeakKeyDictionary[psycopg.BaseConnection[Any], float] = WeakKeyDictionary()
 
 
 def current(dsn: Dsn) -> str:
@@ -47,8 +52,8 @@ def current(dsn: Dsn) -> str:
 
 
 def pool(dsn: Dsn, max_size: int) -> Pool:
-    """The process's connection pool, not yet open. Connections are checked when they are taken, so that a restart of
-    PostgreSQL costs no job; autocommit and dict rows are what LangGraph's saver needs.
+    """The process's connection pool, not yet open. Connections are checked when they are taken, unless they have just
+    answered, so that a restart of PostgreSQL costs no job; autocommit and dict rows are what LangGraph's saver needs.
     """
     return AsyncConnectionPool(
         dsn,
@@ -87,6 +92,7 @@ async def connection(pool: Pool, limit_s: float = LIMIT_S) -> AsyncIterator[Asyn
         async with pool.connection() as taken:
             with severed_after(taken, limit_s):
                 yield taken
+            _answered_at[taken] = time.monotonic()
 
 
 @contextmanager
@@ -140,8 +146,9 @@ async def persistently(call: Callable[[], Awaitable[T]]) -> T:
 
 async def _check(connection: AsyncConnection[DictRow]) -> None:
     """Whether it still answers, and may write: a server that was demoted is none of ours."""
-    with severed_after(connection, _CHECK_S):
-        await AsyncConnectionPool.check_connection(connection)
+    if time.monotonic() - _answered_at.get(connection, -math.inf) > _FRESH_S:
+        with severed_after(connection, _CHECK_S):
+            await AsyncConnectionPool.check_connection(connection)
     if b"on" in (connection.pgconn.parameter_status(name) for name in _READ_ONLY):
         raise psycopg.OperationalError("the session is read-only")
 

@@ -10,7 +10,7 @@ Every method may be called again when its answer was lost; it then finds its wor
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -33,6 +33,7 @@ from .announcements import (
 )
 from .database import Pool
 from .errors import Cancelled, Conflict, LeaseLost, NotFound, WorkerLost
+from .group_commit import GroupCommit
 from .job import DEFAULT_TENANT, TERMINAL, TRANSITIONS, UNKNOWN, Answer, Origin, Outcome, Status, Submission
 from .quotas import Allowance
 
@@ -42,6 +43,8 @@ _NOBODY = dict.fromkeys(vars(UNKNOWN))
 _CANCELLABLE = [status.value for status in Status if Status.CANCELLED in TRANSITIONS[status]]
 
 SQL = sql.load("ledger.sql")
+_ENDING = ("job_ids", "fences", "statuses", "results", "errors", "usages", "outcome_ids", "event_counts")
+_FINISH_ALONE = SQL["finish"].replace(" skip locked", "")
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,38 @@ class Ended:
     tenant: str = DEFAULT_TENANT
 
 
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A row of `accept`: two that are alike are two requests."""
+
+    row: Mapping[str, Any]
+
+    def size(self) -> int:
+        """About how many bytes are sent."""
+        return len(self.row["definition"]) + len(self.row["input"])
+
+
+@dataclass(frozen=True, eq=False)
+class _Ending:
+    """What came of a claim, as a row of `_ENDING`, and the letters that announce it, as arrays."""
+
+    row: tuple[Any, ...]
+    letters: Mapping[str, list[str]]
+
+    @classmethod
+    def of(
+        cls, claim: Claim, event_id: str, outcome: Outcome, event_count: int, announced: Sequence[Letter]
+    ) -> _Ending:
+        """As JSON, so that what is none shows here, and harms no neighbour."""
+        result = strict_json.dumps(outcome.result).decode() if outcome.status is Status.COMPLETED else None
+        said = (outcome.status.value, result, _json(outcome.error), _json(outcome.usage))
+        return cls((claim.job_id, claim.fence, *said, event_id, event_count), columns(announced))
+
+    def size(self) -> int:
+        """About how many bytes are sent."""
+        return sum(map(len, self.letters["events"])) + len(self.row[3] or "")
+
+
 class Ledger:
     """The queries, as methods. Each raises Unavailable when PostgreSQL is away or has not been migrated.
 
@@ -107,6 +142,8 @@ class Ledger:
         self.max_attempts = max_attempts
         self._pool = pool
         self._sink = sink
+        self._acceptances = GroupCommit(pool, self._accept_all)
+        self._endings = GroupCommit(pool, _finish)
         self._allowance = allowance
 
     async def accept(self, submission: Submission, traceparent: str | None = None) -> Receipt:
@@ -130,13 +167,25 @@ class Ledger:
             "input": strict_json.dumps(submission.input).decode(),
             "traceparent": traceparent,
             **vars(submission.origin),
-            **self._allowance.parameters(),
         }
+        asked = _Asked(row)
+        if await self._acceptances.commit(asked, asked, asked.size()):
+            return Receipt(submission.job_id, Status.QUEUED, is_new=True)
         async with database.connection(self._pool) as connection:
-            # In one statement, since the tenant's other submits wait for it: a process that is frozen holds nobody up.
-            if await (await connection.execute(SQL["accept"], row)).fetchone():
-                return Receipt(submission.job_id, Status.QUEUED, is_new=True)
             return await self._accept_otherwise(connection, submission, row)
+
+    async def _accept_all(
+        self, connection: AsyncConnection[DictRow], asked: Sequence[_Asked], alone: bool
+    ) -> Mapping[Hashable, bool]:
+        """In one statement, since other submits of the tenants wait for it: a process that is frozen holds nobody up.
+
+        Of several with one job id the first is taken; the others come alone, and find it.
+        """
+        first = {each.row["job_id"]: each for each in reversed(asked)}
+        rows = [each.row for each in first.values()]
+        parameters: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
+        cursor = await connection.execute(SQL["accept"], parameters | self._allowance.parameters(), binary=True)
+        return {first[row["job_id"]]: True for row in await cursor.fetchall()}
 
     async def _accept_otherwise(
         self, connection: AsyncConnection[DictRow], submission: Submission, row: dict[str, Any]
@@ -146,7 +195,7 @@ class Ledger:
             owners = await (await connection.execute(SQL["owner"], row)).fetchall()
             if not owners:
                 await quotas.make_room(connection, submission.tenant, self._allowance)
-                if await (await connection.execute(SQL["accept"], row)).fetchone():
+                if await self._accept_all(connection, [_Asked(row)], True):
                     return Receipt(submission.job_id, Status.QUEUED, is_new=True)
                 owners = await (await connection.execute(SQL["owner"], row)).fetchall()
             if not owners or any(owner["job_id"] != submission.job_id for owner in owners):
@@ -208,11 +257,8 @@ class Ledger:
         if outcome.may_pass and outcome.error is not None:
             announced.append(dead_letter(claim, event_id, outcome.error))
         crash.point("before_commit")
-        running = [Status.RUNNING]
-        held = (claim.job_id, claim.tenant, claim.fence)
-        if not await self._finish(
-            *held, event_id, outcome, announced=announced, out_of=running, event_count=event_count
-        ):
+        ending = _Ending.of(claim, event_id, outcome, event_count, announced)
+        if not await self._endings.commit(event_id, ending, ending.size()):
             raise LeaseLost(f"job {claim.job_id} is no longer held under fence {claim.fence}")
         crash.point("after_commit")
 
@@ -305,8 +351,7 @@ class Ledger:
             announced = self._letters(claim.job_id, event_id, outcome, claim.traceparent)
             announced.append(dead_letter(claim, event_id, outcome.error or {}))
             held = (claim.job_id, claim.tenant, claim.fence)
-            running = [Status.RUNNING]
-            if await self._finish(*held, event_id, outcome, announced=announced, out_of=running, if_silent=True):
+            if await self._end(*held, outcome, announced, out_of=[Status.RUNNING], if_silent=True):
                 ended.append(Ended(claim.job_id, claim.trace_id, claim.fence + 1, outcome, tenant=claim.tenant))
         return ended
 
@@ -329,9 +374,7 @@ class Ledger:
             event_id = outcome_id(job_id, row["fence"] + 1)
             announced = self._letters(job_id, event_id, outcome, row["traceparent"])
             seen = (job_id, tenant, row["fence"])
-            if await self._finish(
-                *seen, event_id, outcome, announced=announced, out_of=_CANCELLABLE, raised=True, origin=origin
-            ):
+            if await self._end(*seen, outcome, announced, out_of=_CANCELLABLE, origin=origin):
                 return Ended(job_id, row["trace_id"], row["fence"] + 1, outcome, tenant=tenant)
 
     async def redrive(self, job_id: str, tenant: str, origin: Origin = UNKNOWN) -> None:
@@ -412,35 +455,28 @@ class Ledger:
         event = outcome_event(job_id, event_id, outcome, traceparent)
         return letters(STATUS_SUBJECT + outcome_subject(outcome.status), event, sink=self._sink)
 
-    async def _finish(
+    async def _end(
         self,
         job_id: str,
         tenant: str,
         fence: int,
-        event_id: str,
         outcome: Outcome,
-        *,
         announced: Sequence[Letter],
+        *,
         out_of: Sequence[str],
         if_silent: bool = False,
-        raised: bool = False,
-        event_count: int = 0,
         origin: Origin | None = None,
     ) -> bool:
         rows = await self._rows(
-            "finish",
+            "end",
             job_id=job_id,
             tenant=tenant,
             fence=fence,
-            raise_fence=int(raised or if_silent),
             out_of=list(out_of),
-            event_count=event_count,
             if_silent=if_silent,
             status=outcome.status.value,
-            result=None if outcome.status is not Status.COMPLETED else strict_json.dumps(outcome.result).decode(),
             error=_json(outcome.error),
-            usage=_json(outcome.usage),
-            outcome_id=event_id,
+            outcome_id=outcome_id(job_id, fence + 1),
             **(_NOBODY if origin is None else vars(origin)),
             **columns(announced),
         )
@@ -450,6 +486,19 @@ class Ledger:
         async with database.connection(self._pool) as connection:
             cursor = await connection.execute(SQL[query], parameters)
             return await cursor.fetchall() if cursor.description else []
+
+
+async def _finish(
+    connection: AsyncConnection[DictRow], endings: Sequence[_Ending], alone: bool
+) -> Mapping[Hashable, bool]:
+    """Record outcomes; returns the ids of those that are."""
+    rows = zip(*(each.row for each in endings), strict=True)
+    parameters: dict[str, list[Any]] = dict(zip(_ENDING, map(list, rows), strict=True))
+    for name in columns(()):
+        parameters[name] = [value for each in endings for value in each.letters[name]]
+    parameters["letters_of"] = [each.row[0] for each in endings for _ in each.letters["msg_ids"]]
+    cursor = await connection.execute(_FINISH_ALONE if alone else SQL["finish"], parameters, binary=True)
+    return {row["outcome_id"]: True for row in await cursor.fetchall()}
 
 
 def _json(value: Mapping[str, Any] | None) -> str | None:

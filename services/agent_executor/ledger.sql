@@ -3,43 +3,61 @@
 -- job of another; workers see all jobs.
 
 -- name: accept
--- Take a job in and wake workers. No row comes back when the job id is taken, by whomever, or the event's source and id
--- within the tenant; nor when the tenant's room for queued jobs is used up, or its submits of this minute are. What a
--- tenant uses is charged by an update of its one row, which others wait for and then look at again.
-with allowed as (
-    select coalesce(max_queued_jobs, %(max_queued_jobs)s) as queued,
+-- Take jobs in and wake workers. Those do not come back whose id is taken, by whomever, or whose event's source and id are
+-- within the tenant; nor those of a tenant whose room for queued jobs is less than it asks for here, or whose submits of
+-- this minute are used up. What a tenant uses is charged by an update of its one row, which others wait for and then look
+-- at again. Rows are locked and inserted in one order, so that no two processes wait for each other.
+with asked as (
+    select * from unnest(
+        %(job_id)s::text[], %(tenant)s::text[], %(trace_id)s::text[], %(source)s::text[], %(event_id)s::text[],
+        %(body_hash)s::bytea[], %(definition)s::text[], %(input)s::text[], %(traceparent)s::text[], %(via)s::text[],
+        %(actor)s::text[], %(key_id)s::text[], %(address)s::text[]
+    ) as asked (
+        job_id, tenant, trace_id, source, event_id, body_hash, definition, input, traceparent, via, actor, key_id, address
+    )
+), new as (
+    select * from asked
+    where not exists (select from jobs where jobs.job_id = asked.job_id) and not exists (
+        select from jobs
+        where jobs.tenant = asked.tenant and jobs.source = asked.source and jobs.event_id = asked.event_id
+    )
+), allowed as (
+    select tenant, jobs, coalesce(max_queued_jobs, %(max_queued_jobs)s) as queued,
         coalesce(max_submits_per_minute, %(max_submits_per_minute)s) as submits,
         make_interval(secs => floor(60000000.0 / nullif(
             coalesce(max_submits_per_minute, %(max_submits_per_minute)s), 0
         ))::float8 / 1000000) as spacing
-    from (select) as always left join tenant_limits on tenant_limits.tenant = %(tenant)s
+    from (select tenant, count(*)::int as jobs from new group by tenant) as askers left join tenant_limits using (tenant)
+), limited as materialized (
+    select tenant_usage.tenant, jobs, queued, submits, spacing
+    from tenant_usage join allowed using (tenant)
+    where queued > 0 or submits > 0
+    order by tenant
+    for update of tenant_usage
 ), charged as (
     update tenant_usage
-    set room = room - case when queued > 0 then 1 else 0 end,
-        submits_until = case when submits > 0 then greatest(submits_until, clock_timestamp()) + spacing
+    set room = room - case when queued > 0 then jobs else 0 end,
+        submits_until = case when submits > 0 then greatest(submits_until, clock_timestamp()) + spacing * jobs
             else submits_until end
-    from allowed
-    where tenant = %(tenant)s
-        and (queued > 0 or submits > 0)
-        and (queued = 0 or (room > 0 and room_of = queued))
+    from limited
+    where tenant_usage.tenant = limited.tenant
+        and (queued = 0 or (room >= jobs and room_of = queued))
         and (submits = 0
-            or greatest(submits_until, clock_timestamp()) + spacing <= clock_timestamp() + interval '1 minute')
-        and not exists (
-            select from jobs
-            where job_id = %(job_id)s or (tenant = %(tenant)s and source = %(source)s and event_id = %(event_id)s)
-        )
-    returning true
+            or greatest(submits_until, clock_timestamp()) + spacing * jobs <= clock_timestamp() + interval '1 minute')
+    returning tenant_usage.tenant
 ), accepted as (
     insert into jobs (job_id, tenant, trace_id, source, event_id, body_hash, definition, input, traceparent)
-    select %(job_id)s::text, %(tenant)s::text, %(trace_id)s::text, %(source)s::text, %(event_id)s::text,
-        %(body_hash)s::bytea, %(definition)s::json, %(input)s::json, %(traceparent)s::text
-    from allowed
-    where (queued = 0 and submits = 0) or exists (select from charged)
+    select job_id, tenant, trace_id, source, event_id, body_hash, definition::json, input::json, traceparent
+    from new join allowed using (tenant)
+    where (queued = 0 and submits = 0) or tenant in (select tenant from charged)
+    order by job_id
     on conflict do nothing
     returning job_id, tenant
 ), audited as (
     insert into audit (action, outcome, actor, key_id, tenant, job_id, address, via)
-    select 'submit', 'done', %(actor)s, %(key_id)s, tenant, job_id, %(address)s, %(via)s from accepted
+    select distinct on (job_id) 'submit', 'done', actor, key_id, tenant, job_id, address, via
+    from accepted join asked using (job_id, tenant)
+    order by job_id
 )
 select job_id, pg_notify('agent_executor_queued', '') from accepted;
 
@@ -149,14 +167,45 @@ where job_id = %(job_id)s and fence = %(fence)s and status = 'running'
 returning due_at;
 
 -- name: finish
--- Record the outcome and the events that announce it, together. No row comes back when the fence has moved on; one does
--- when this very outcome is recorded already. Who is not the owner raises the fence, so that the owner can write no more.
--- Only a caller's doing has a `via`, and is audited.
+-- Record the outcomes of many claims that still hold, and the events that announce them, together. The outcomes that come
+-- back are recorded, now or before. A row that somebody has locked is passed over in company, and waited for
+-- alone: nobody waits for another job's lock.
+with ended as (
+    select * from unnest(
+        %(job_ids)s::text[], %(fences)s::bigint[], %(statuses)s::text[], %(results)s::text[], %(errors)s::text[],
+        %(usages)s::text[], %(outcome_ids)s::text[], %(event_counts)s::int[]
+    ) as ended (job_id, fence, status, result, error, usage, outcome_id, event_count)
+), held as materialized (
+    select jobs.job_id, jobs.fence from ended join jobs using (job_id, fence)
+    where jobs.status = 'running'
+    for update of jobs skip locked
+), finished as (
+    update jobs
+    set status = ended.status, result = ended.result::json, error = ended.error::json,
+        usage = coalesce(ended.usage::json, jobs.usage), outcome_id = ended.outcome_id, interrupts = null,
+        event_count = ended.event_count, lease_owner = null, lease_until = null, finished_at = now(), updated_at = now()
+    from held join ended using (job_id, fence)
+    where jobs.job_id = held.job_id
+    returning jobs.job_id, jobs.outcome_id
+), announced as (
+    insert into outbox (msg_id, job_id, target, subject, event)
+    select msg_id, job_id, target, subject, event::json
+    from unnest(
+        %(letters_of)s::text[], %(msg_ids)s::text[], %(targets)s::text[], %(subjects)s::text[], %(events)s::text[]
+    ) as letters (job_id, msg_id, target, subject, event) join finished using (job_id)
+)
+select outcome_id, pg_notify('agent_executor_finished', job_id)::text from finished
+union all
+select outcome_id, '' from jobs join ended using (job_id, outcome_id);
+
+-- name: end
+-- Record an outcome that is not the worker's, and the events that announce it, together. No row comes back when the fence
+-- has moved on; one does when this very outcome is recorded already. The fence is raised, so that a worker that may still
+-- run the job can write no more. Only a caller's doing has a `via`, and is audited.
 with finished as (
     update jobs
-    set status = %(status)s, result = %(result)s, error = %(error)s, outcome_id = %(outcome_id)s,
-        usage = coalesce(%(usage)s::json, usage),
-        interrupts = null, fence = fence + %(raise_fence)s, event_count = %(event_count)s, lease_owner = null, lease_until = null, finished_at = now(), updated_at = now()
+    set status = %(status)s, error = %(error)s, outcome_id = %(outcome_id)s, interrupts = null, fence = fence + 1,
+        event_count = 0, lease_owner = null, lease_until = null, finished_at = now(), updated_at = now()
     where job_id = %(job_id)s and tenant = %(tenant)s and fence = %(fence)s and status = any(%(out_of)s::text[])
         and (not %(if_silent)s or lease_until < now())
     returning job_id

@@ -38,6 +38,9 @@ from .state import readable
 from .stream import Channel
 
 _MODES: Any = ["values", "messages", "custom"]
+_UNSEEN: Any = object()
+FIRST = 1
+"""The fence of a job's first claim: nobody can have saved a checkpoint before."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Runner:
         error_detail: Literal["full", "message"] = "full",
     ) -> None:
         self._pool = pool
+        self._savers = checkpoints.savers_of(pool)
         self._builder = graph.Builder(credentials_of)
         self._sandbox = sandbox
         self._graphs = graphs or Graphs()
@@ -118,28 +122,32 @@ class Runner:
             raise NotDeployed(f"not with what is deployed here: {error}") from None
 
     async def _execute(self, compiled: Any, config: Any, run: _Run, *, is_definition: bool = False) -> Outcome:
-        job_id, meter = run.claim.job_id, run.meter
+        meter = run.meter
         bound = copy.copy(compiled)  # not its own `copy`, which forgets the classes that its state may hold
-        saver = bound.checkpointer = checkpoints.Saver(self._pool, job_id, run.claim.fence, meter.at_checkpoint)
+        saver = bound.checkpointer = self._saver(run)
         events = RunEvents(run.channel.emit, meter.at_state)
         config = {**config, "callbacks": [events, meter]}  # the meter may raise
-        before = await bound.aget_state(config)
-        if before.created_at is not None:
-            meter.restore(await saver.usage())
-        known = run.claim.answers
-        answers = Answers({each.id: known[each.id] for each in before.interrupts if each.id in known})
-        if before.interrupts and not answers and _is_settled(before.tasks):
-            return _interrupted(before.interrupts)  # the last process died before it could say so
-        given: Any = Command(resume=answers) if answers else None
-        if before.created_at is None:
+        before = await bound.aget_state(config) if run.claim.fence > FIRST else None
+        given: Any = None
+        if before is None or before.created_at is None:
             given = _input(run) if is_definition else run.claim.input
             _tell_undeclared(run.claim.input, bound, run.channel)
+        else:
+            meter.restore(await saver.usage())
+            known = run.claim.answers
+            answers = Answers({each.id: known[each.id] for each in before.interrupts if each.id in known})
+            if before.interrupts and not answers and _is_settled(before.tasks):
+                return _interrupted(before.interrupts)  # the last process died before it could say so
+            given = Command(resume=answers) if answers else None
+        state = _UNSEEN
         items: AsyncIterator[Any] = bound.astream(
             given, config, stream_mode=_MODES, subgraphs=True, durability="sync", control=run.control
         )
         try:
             async for namespace, mode, payload in items:
                 events.on_item(namespace, mode, payload)
+                if mode == "values" and not namespace:
+                    state = payload
         except GraphRecursionError as error:
             if f" {config['recursion_limit']} " not in str(error):  # a node's own, for a graph that it calls
                 raise
@@ -150,8 +158,17 @@ class Runner:
             complaint = "; ".join(str(finding) for finding in findings_of(error, "value"))
             run.channel.emit("warning", {"message": f"an answer was not taken: {complaint}", "about": "interrupt"})
             return _interrupted(left)
-        after = await bound.aget_state(config)
-        return _interrupted(after.interrupts) if after.interrupts else Outcome(Status.COMPLETED, output(after.values))
+        if before is not None or saver.has_asked or state is _UNSEEN:  # what was asked before is not asked anew
+            after = await bound.aget_state(config)
+            if after.interrupts:
+                return _interrupted(after.interrupts)
+            state = after.values
+        return Outcome(Status.COMPLETED, output(state))
+
+    def _saver(self, run: _Run) -> checkpoints.Saver:
+        job_id, fence = run.claim.job_id, run.claim.fence
+        usage_at = run.meter.at_checkpoint
+        return checkpoints.Saver(self._pool, job_id, fence, usage_at, group=self._savers, is_new=fence == FIRST)
 
     def _describe(self, error: Exception) -> dict[str, str]:
         described = error_object(error)

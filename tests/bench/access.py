@@ -58,16 +58,16 @@ def measure() -> list[Figure]:
 
 def _figures(name: str, found: Mapping[str, list[float]], count: int) -> Iterator[Figure]:
     none = statistics.median(found["nothing"])
-    for who, runs_ms in found.items():
-        median = statistics.median(runs_ms)
+    for who, runs in found.items():
+        median = statistics.median(runs)
         over_ms = (median - none) / count
         told = f"{median / none:.2f} x nothing, {over_ms:.3f} ms more each"
         if who == "nothing":
-            yield Figure(name.format(who), runs_ms)
+            yield Figure(name.format(who), runs)
         elif who == "a key":
-            yield Figure(name.format(who), runs_ms, f"{told}, at most {MOST_MS}", over_ms <= MOST_MS)
+            yield Figure(name.format(who), runs, f"{told}, at most {MOST_MS}", over_ms <= MOST_MS)
         else:
-            yield Figure(name.format(who), runs_ms, told)
+            yield Figure(name.format(who), runs, told)
 
 
 def _application(mode: Any, authenticator: Any, credential: str) -> tuple[FastAPI, str]:

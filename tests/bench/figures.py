@@ -10,18 +10,19 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Figure:
-    """How long something took, each time, and what that was to be compared with."""
+    """How long something took, each time, or how much it was, in `unit`, and what that was to be compared with."""
 
     name: str
-    runs_ms: Sequence[float] = field(repr=False)
+    runs: Sequence[float] = field(repr=False)
     goal: str = ""
     reached: bool | None = None
     unit: str = "ms"
+    more_is_better: bool = False
 
     @property
-    def median_ms(self) -> float:
+    def median(self) -> float:
         """The middle one."""
-        return statistics.median(self.runs_ms)
+        return statistics.median(self.runs)
 
 
 def side_by_side(contenders: Mapping[str, Callable[[], float]], runs: int) -> dict[str, list[float]]:
@@ -57,9 +58,9 @@ def table(figures: Sequence[Figure]) -> str:
     width = max(len(each.name) for each in figures)
     lines = [f"{'':{width}}  {'median':>9}  {'best':>9}  {'worst':>9}"]
     for each in figures:
-        numbers = "  ".join(
-            f"{number:6.1f} {each.unit}" for number in (each.median_ms, min(each.runs_ms), max(each.runs_ms))
-        )
+        low, high = min(each.runs), max(each.runs)
+        ends = (high, low) if each.more_is_better else (low, high)
+        numbers = "  ".join(f"{number:6.1f} {each.unit}" for number in (each.median, *ends))
         verdict = {None: "", True: "reached: ", False: "MISSED: "}[each.reached]
         lines.append(f"{each.name:{width}}  {numbers}  {verdict}{each.goal}".rstrip())
     return "\n".join(lines) + "\n"

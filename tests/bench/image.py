@@ -178,5 +178,5 @@ def _containers(client: docker.DockerClient, place: Path) -> list[Figure]:
     ]
 
 
-def _at_most(name: str, runs_ms: list[float], most_ms: float) -> Figure:
-    return Figure(name, runs_ms, f"at most {most_ms:g} ms", statistics.median(runs_ms) <= most_ms)
+def _at_most(name: str, runs: list[float], most_ms: float) -> Figure:
+    return Figure(name, runs, f"at most {most_ms:g} ms", statistics.median(runs) <= most_ms)

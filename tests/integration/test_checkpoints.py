@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.conformance import checkpointer_test, validate
+from psycopg.errors import DataError, UntranslatableCharacter
 
+from agent_executor import checkpoints, job
 from agent_executor import database as connections
-from agent_executor import job
-from agent_executor.checkpoints import Saver
-from agent_executor.errors import LeaseLost
+from agent_executor.checkpoints import Saver, savers_of
+from agent_executor.errors import LeaseLost, Unavailable
+from agent_executor.group_commit import GroupCommit
 from agent_executor.ledger import Claim, Ledger
 from tests.definitions import DATA
 from tests.integration.fixtures.migrations import rows
@@ -28,11 +30,16 @@ async def pool(database: Database) -> AsyncIterator[connections.Pool]:
         yield opened
 
 
-async def claimed(pool: connections.Pool) -> Claim:
+async def claimed(pool: connections.Pool, job_id: str = "a") -> Claim:
     ledger = Ledger(pool)
-    await ledger.accept(job.from_json(DATA | {"job_id": "a"}))
-    [claim] = await ledger.claim("worker", 1)
+    await ledger.accept(job.from_json(DATA | {"job_id": job_id}))
+    [claim] = await ledger.claim(job_id, 1)
     return claim
+
+
+async def claim_of(pool: connections.Pool, job_id: str) -> tuple[str, int]:
+    claim = await claimed(pool, job_id)
+    return claim.job_id, claim.fence
 
 
 @pytest.fixture
@@ -50,10 +57,10 @@ def checkpoint(**values: Any) -> Any:
     return empty_checkpoint() | {"channel_values": values, "channel_versions": versions}
 
 
-async def put(saver: Saver, parent_id: str | None = None, **values: Any) -> str:
+async def put(saver: Saver, parent_id: str | None = None, thread: str = "a", **values: Any) -> str:
     saved = checkpoint(**values)
     metadata: Any = {"source": "loop", "step": 1, "parents": {}}
-    await saver.aput(place(parent_id), saved, metadata, saved["channel_versions"])
+    await saver.aput(place(parent_id, thread), saved, metadata, saved["channel_versions"])
     return str(saved["id"])
 
 
@@ -109,45 +116,81 @@ async def test_a_claim_waits_for_a_write_that_is_under_way(
     assert rows(database, "select count(*) from checkpoints") == [(0,)]
 
 
-async def test_no_checkpoint_is_committed_before_its_parents_writes(
-    saver: Saver, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_checkpoint_is_committed_before_its_parents_writes(saver: Saver, database: Database) -> None:
     parent = await put(saver)
-    gate = asyncio.Event()
-    original = saver._write_once
-
-    async def slow(query: str, row: Any) -> None:
-        if query == "put_writes":
-            await gate.wait()
-        await original(query, row)
-
-    monkeypatch.setattr(saver, "_write_once", slow)
     writing = asyncio.create_task(saver.aput_writes(place(parent), [("messages", "x")], "task"))
-    putting = asyncio.create_task(put(saver, parent))
-    for _ in range(50):
-        await asyncio.sleep(0)
-    assert not putting.done()
+    await asyncio.gather(put(saver, parent), writing)
+    [(written,)] = rows(database, "select xmin::text::bigint from checkpoint_writes")
+    [_, (saved,)] = rows(database, "select xmin::text::bigint from checkpoints order by checkpoint_id")
+    assert written <= saved
+
+
+async def test_a_checkpoint_whose_parents_writes_failed_is_not_committed(saver: Saver, database: Database) -> None:
+    parent = await put(saver)
+    writing = asyncio.create_task(saver.aput_writes(place(parent), [("messages\0", "x")], "task"))
+    await asyncio.sleep(0)
+    with pytest.raises(DataError):
+        await put(saver, parent)
+    with pytest.raises(DataError):
+        await writing
     assert rows(database, "select count(*) from checkpoints") == [(1,)]
-    gate.set()
-    await asyncio.gather(writing, putting)
-    assert rows(database, "select count(*) from checkpoints") == [(2,)]
 
 
-async def test_a_checkpoint_whose_parents_writes_failed_is_not_committed(
-    saver: Saver, database: Database, monkeypatch: pytest.MonkeyPatch
+async def test_a_checkpoint_that_comes_after_its_parents_writes_failed_is_not_committed(
+    saver: Saver, database: Database
 ) -> None:
     parent = await put(saver)
-
-    async def fail(query: str, row: Any) -> None:
-        raise ValueError("no luck")
-
-    with monkeypatch.context() as broken:
-        broken.setattr(saver, "_write_once", fail)
-        with pytest.raises(ValueError, match="no luck"):
-            await saver.aput_writes(place(parent), [("messages", "x")], "task")
-    with pytest.raises(ValueError, match="no luck"):
+    with pytest.raises(DataError):
+        await saver.aput_writes(place(parent), [("messages\0", "x")], "task")
+    with pytest.raises(DataError):
         await put(saver, parent)
     assert rows(database, "select count(*) from checkpoints") == [(1,)]
+
+
+async def test_what_cannot_be_stored_fails_alone_and_whole(pool: connections.Pool, database: Database) -> None:
+    """In one transaction: a job with a good and a bad checkpoint, one that has lost its claim, and a neighbour."""
+    group = savers_of(pool)
+    savers = {name: Saver(pool, *await claim_of(pool, name), group=group) for name in ("bad", "lost", "good")}
+    rows(database, "update jobs set fence = fence + 1 where job_id = 'lost'")
+    results = await asyncio.gather(
+        put(savers["bad"], thread="bad", x=["y"]),
+        put(savers["bad"], thread="bad", x="\0"),
+        put(savers["lost"], thread="lost"),
+        put(savers["good"], thread="good"),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [UntranslatableCharacter, UntranslatableCharacter, LeaseLost, str]
+    assert rows(database, "select thread_id from checkpoints") == [("good",)]
+    assert rows(database, "select count(*) from checkpoint_blobs") == [(0,)]
+    await put(savers["bad"], thread="bad", x=["z"])  # and bears no grudge
+
+
+async def test_nobody_waits_for_a_lock_on_another_job(pool: connections.Pool, database: Database) -> None:
+    group = savers_of(pool)
+    savers = {name: Saver(pool, *await claim_of(pool, name), group=group) for name in ("locked", "free")}
+    async with pool.connection() as other, other.transaction():
+        await other.execute("update jobs set updated_at = now() where job_id = 'locked'")
+        waiting = asyncio.create_task(put(savers["locked"], thread="locked"))
+        first = await put(savers["free"], thread="free")
+        await put(savers["free"], first, thread="free")
+        assert not waiting.done()
+    await waiting
+    assert sorted(rows(database, "select thread_id from checkpoints")) == [("free",), ("free",), ("locked",)]
+
+
+async def test_what_nobody_waits_for_any_more_is_not_committed(saver: Saver, database: Database) -> None:
+    cancelled = asyncio.create_task(put(saver))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await put(saver)
+    assert rows(database, "select count(*) from checkpoints") == [(1,)]
+
+
+async def test_many_jobs_share_a_transaction(pool: connections.Pool, database: Database) -> None:
+    group = savers_of(pool)
+    savers = {f"j{number}": Saver(pool, *await claim_of(pool, f"j{number}"), group=group) for number in range(20)}
+    await asyncio.gather(*(put(saver, thread=name) for name, saver in savers.items()))
+    assert rows(database, "select count(*), count(distinct xmin::text) from checkpoints") == [(20, 1)]
 
 
 async def test_writes_of_one_task_that_replace_each_other_leave_the_last(saver: Saver, database: Database) -> None:
@@ -159,18 +202,16 @@ async def test_writes_of_one_task_that_replace_each_other_leave_the_last(saver: 
     assert rows(database, "select count(*) from checkpoint_writes") == [(1,)]
 
 
-async def test_a_write_waits_for_a_database_that_is_away(saver: Saver, monkeypatch: pytest.MonkeyPatch) -> None:
-    from agent_executor.errors import Unavailable
-
+async def test_a_write_waits_for_a_database_that_is_away(pool: connections.Pool, database: Database) -> None:
+    claim = await claimed(pool)
     failures = [Unavailable("away"), Unavailable("away")]
-    original = saver._write_once
 
-    async def flaky(query: str, row: Any) -> None:
+    async def flaky(connection: Any, works: Any, alone: bool) -> Any:
         if failures:
             raise failures.pop()
-        await original(query, row)
+        return await checkpoints._commit(connection, works, alone)
 
-    monkeypatch.setattr(saver, "_write_once", flaky)
+    saver = Saver(pool, claim.job_id, claim.fence, group=GroupCommit(pool, flaky, is_patient=True))
     saved = await put(saver, x=["y"])
     found = await saver.aget_tuple(place())
     assert found is not None

@@ -27,7 +27,19 @@ LEAVES = {
     ),
 }
 ADAPTERS = {
-    *("database", "ledger", "leases", "checkpoints", "stream", "outbox", "vault", "broker", "notify", "metrics"),
+    *(
+        "database",
+        "group_commit",
+        "ledger",
+        "leases",
+        "checkpoints",
+        "stream",
+        "outbox",
+        "vault",
+        "broker",
+        "notify",
+        "metrics",
+    ),
     "audit",
     *("quotas", "places"),
 }

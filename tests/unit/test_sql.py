@@ -32,7 +32,8 @@ MODULES = {
     **{"quotas": quotas.SQL, "places": places.SQL, "tenant_command": tenant_command.SQL},
 }
 OF_WORKERS = {
-    *("claim_in_turn", "claim", "release", "retry", "interrupt", "silent_for_good", "announce_rejection", "endings"),
+    *("claim_in_turn", "claim", "release", "retry", "interrupt", "finish", "endings"),
+    *("silent_for_good", "announce_rejection"),
     *("waiting", "expire_jobs", "expire_outbox", "ping"),
 }
 """Queries of the ledger that serve no caller: they see the jobs of all tenants."""

@@ -1,4 +1,4 @@
-"""threads: one daemon thread a call, so that no call can hold up another or the end of the process."""
+"""threads: daemons, one a call at a time, so that no call can hold up another or the end of the process."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ WORD: ContextVar[str] = ContextVar("WORD", default="outside")
 
 
 @pytest.fixture(autouse=True)
-async def _daemon_threads() -> None:
-    asyncio.get_running_loop().set_default_executor(DaemonThreads())
+async def executor() -> DaemonThreads:
+    executor = DaemonThreads()
+    asyncio.get_running_loop().set_default_executor(executor)
+    return executor
 
 
 async def test_a_call_runs_in_a_daemon_thread_of_its_own() -> None:
@@ -99,3 +101,18 @@ except asyncio.CancelledError:
 """
     ended = python(code)
     assert (ended.stdout, ended.returncode) == ("ended\n", 0)
+
+
+async def test_an_idle_thread_is_used_again(executor: DaemonThreads) -> None:
+    first = await asyncio.to_thread(threading.get_ident)
+    while not executor._at_rest:  # noqa: ASYNC110 - it happens in the thread
+        await asyncio.sleep(0)
+    assert await asyncio.to_thread(threading.get_ident) == first
+
+
+async def test_a_thread_that_nobody_needs_ends(executor: DaemonThreads, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_REST_S", 0.01)
+    thread = await asyncio.to_thread(threading.current_thread)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert thread not in executor._at_rest

@@ -1,0 +1,85 @@
+"""Processes of the service that the benchmarks measure."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tier3.stack import Stack
+from tier3.stack.ports import free_port
+
+ROOT = Path(__file__).parents[2]
+_READY_S = 60.0
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def services(stack: Stack, dsn: str, count: int, **more: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """So many processes that serve the graph `plain` on a database of `stack`, ready; `more` is their environment's."""
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as running:
+        config = Path(directory, "langgraph.json")
+        config.write_text(json.dumps({"graphs": {"plain": f"{ROOT}/tests/bench/plain.py:graph"}}))
+        environment = _environment(stack, dsn) | {"LANGGRAPH_CONFIG": str(config)} | more
+        processes = []
+        for number in range(count):
+            port, log = free_port(), Path(directory, f"service-{number}.log")
+            words = ["-m", "uvicorn", "--factory", "agent_executor.app:main", "--port", str(port), "--no-access-log"]
+            flags = ["--http", "agent_executor.connections:Connection", "--ws", "none", "--no-server-header"]
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    [sys.executable, *words, *flags], env=environment, cwd=ROOT, stdout=output, stderr=output
+                )
+            running.callback(_end, process)
+            processes.append(process)
+            _until_ready(port, log)
+        yield processes
+
+
+def cpu_s(processes: Sequence[subprocess.Popen[bytes]]) -> float:
+    """CPU seconds that these have used, in themselves and in the system."""
+    stats = (Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split() for process in processes)
+    return sum(int(fields[11]) + int(fields[12]) for fields in stats) / _TICKS
+
+
+def _environment(stack: Stack, dsn: str) -> dict[str, str]:
+    server = stack.postgres
+    return {
+        **{name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ},
+        "POSTGRES_HOST": server.host,
+        "POSTGRES_PORT": str(server.port),
+        "POSTGRES_DB": dsn.rpartition("/")[2],
+        "POSTGRES_USER": server.user,
+        "POSTGRES_PASSWORD": server.password,
+        "NATS_URL": stack.nats.url,
+        "REDIS_URL": stack.redis.url,
+        "AUTH_MODE": "none",
+        "TOOL_SANDBOX": "off",
+    }
+
+
+def _until_ready(port: int, log: Path) -> None:
+    deadline = time.monotonic() + _READY_S
+    while time.monotonic() < deadline:
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2) as answer,
+        ):
+            found = json.load(answer)["services"]
+            if found["nats"] and found["dragonfly"]:
+                return
+        time.sleep(0.05)
+    raise RuntimeError("the service is not ready\n" + "\n".join(log.read_text().splitlines()[-20:]))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    process.wait(30)
