@@ -43,7 +43,7 @@ _NOBODY = dict.fromkeys(vars(UNKNOWN))
 _CANCELLABLE = [status.value for status in Status if Status.CANCELLED in TRANSITIONS[status]]
 
 SQL = sql.load("ledger.sql")
-_ENDING = ("job_ids", "fences", "statuses", "results", "errors", "usages", "outcome_ids", "event_counts")
+_ENDING = ("job_ids", "tenants", "fences", "statuses", "results", "errors", "usages", "outcome_ids", "event_counts")
 _FINISH_ALONE = SQL["finish"].replace(" skip locked", "")
 
 
@@ -115,11 +115,11 @@ class _Ending:
         """As JSON, so that what is none shows here, and harms no neighbour."""
         result = strict_json.dumps(outcome.result).decode() if outcome.status is Status.COMPLETED else None
         said = (outcome.status.value, result, _json(outcome.error), _json(outcome.usage))
-        return cls((claim.job_id, claim.fence, *said, event_id, event_count), columns(announced))
+        return cls((claim.job_id, claim.tenant, claim.fence, *said, event_id, event_count), columns(announced))
 
     def size(self) -> int:
         """About how many bytes are sent."""
-        return sum(map(len, self.letters["events"])) + len(self.row[3] or "")
+        return sum(map(len, self.letters["events"])) + len(self.row[4] or "")
 
 
 class Ledger:
@@ -258,7 +258,7 @@ class Ledger:
             announced.append(dead_letter(claim, event_id, outcome.error))
         crash.point("before_commit")
         ending = _Ending.of(claim, event_id, outcome, event_count, announced)
-        if not await self._endings.commit(event_id, ending, ending.size()):
+        if not await self._endings.commit((event_id, claim.tenant), ending, ending.size()):
             raise LeaseLost(f"job {claim.job_id} is no longer held under fence {claim.fence}")
         crash.point("after_commit")
 
@@ -498,7 +498,7 @@ async def _finish(
         parameters[name] = [value for each in endings for value in each.letters[name]]
     parameters["letters_of"] = [each.row[0] for each in endings for _ in each.letters["msg_ids"]]
     cursor = await connection.execute(_FINISH_ALONE if alone else SQL["finish"], parameters, binary=True)
-    return {row["outcome_id"]: True for row in await cursor.fetchall()}
+    return {(row["outcome_id"], row["tenant"]): True for row in await cursor.fetchall()}
 
 
 def _json(value: Mapping[str, Any] | None) -> str | None:

@@ -172,11 +172,11 @@ returning due_at;
 -- alone: nobody waits for another job's lock.
 with ended as (
     select * from unnest(
-        %(job_ids)s::text[], %(fences)s::bigint[], %(statuses)s::text[], %(results)s::text[], %(errors)s::text[],
-        %(usages)s::text[], %(outcome_ids)s::text[], %(event_counts)s::int[]
-    ) as ended (job_id, fence, status, result, error, usage, outcome_id, event_count)
+        %(job_ids)s::text[], %(tenants)s::text[], %(fences)s::bigint[], %(statuses)s::text[], %(results)s::text[],
+        %(errors)s::text[], %(usages)s::text[], %(outcome_ids)s::text[], %(event_counts)s::int[]
+    ) as ended (job_id, tenant, fence, status, result, error, usage, outcome_id, event_count)
 ), held as materialized (
-    select jobs.job_id, jobs.fence from ended join jobs using (job_id, fence)
+    select job_id, tenant, fence from ended join jobs using (job_id, tenant, fence)
     where jobs.status = 'running'
     for update of jobs skip locked
 ), finished as (
@@ -184,9 +184,9 @@ with ended as (
     set status = ended.status, result = ended.result::json, error = ended.error::json,
         usage = coalesce(ended.usage::json, jobs.usage), outcome_id = ended.outcome_id, interrupts = null,
         event_count = ended.event_count, lease_owner = null, lease_until = null, finished_at = now(), updated_at = now()
-    from held join ended using (job_id, fence)
+    from held join ended using (job_id, tenant, fence)
     where jobs.job_id = held.job_id
-    returning jobs.job_id, jobs.outcome_id
+    returning jobs.job_id, jobs.tenant, jobs.outcome_id
 ), announced as (
     insert into outbox (msg_id, job_id, target, subject, event)
     select msg_id, job_id, target, subject, event::json
@@ -194,9 +194,9 @@ with ended as (
         %(letters_of)s::text[], %(msg_ids)s::text[], %(targets)s::text[], %(subjects)s::text[], %(events)s::text[]
     ) as letters (job_id, msg_id, target, subject, event) join finished using (job_id)
 )
-select outcome_id, pg_notify('agent_executor_finished', job_id)::text from finished
+select outcome_id, tenant, pg_notify('agent_executor_finished', job_id)::text from finished
 union all
-select outcome_id, '' from jobs join ended using (job_id, outcome_id);
+select outcome_id, tenant, '' from jobs join ended using (job_id, tenant, outcome_id);
 
 -- name: end
 -- Record an outcome that is not the worker's, and the events that announce it, together. No row comes back when the fence

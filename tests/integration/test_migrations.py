@@ -888,14 +888,14 @@ def test_tenants_that_were_cut_off_are_repeated(empty: Database, command: Comman
 def test_limits_that_were_cut_off_are_repeated(empty: Database, command: Command, way: str, count: int) -> None:
     assert up(empty, OURS)
     after = catalog(empty)
-    assert command("down", "to", "7", directory=OURS)[0] == 0
+    assert command("down", "to", "8", directory=OURS)[0] == 0
     before = catalog(empty)
     if way == "down":
         assert up(empty, OURS)
     with psycopg.connect(empty.dsn, autocommit=True) as connection:
-        for statement in split((OURS / f"008_tenant_limits.{way}.sql").read_text()).statements[:count]:
+        for statement in split((OURS / f"009_tenant_limits.{way}.sql").read_text()).statements[:count]:
             connection.execute(statement.text.encode())
-    status, said = command(*(("up",) if way == "up" else ("down", "to", "7")), directory=OURS)
+    status, said = command(*(("up",) if way == "up" else ("down", "to", "8")), directory=OURS)
     assert status == 0, said
     assert catalog(empty) == (after if way == "up" else before)
 
