@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -25,15 +25,25 @@ from tests.integration.fixtures.migrations import rows
 from tests.integration.fixtures.nats import publish
 from tests.integration.fixtures.postgres import Database
 from tests.integration.fixtures.service import Service, Starter
-from tests.integration.fixtures.tenants import OF_NATS, OTHER, Tenants
+from tests.integration.fixtures.tenants import OF_NATS, OTHER, Tenants, serving
 from tests.integration.test_access import bearer, command
 from tests.integration.test_tenants import STRUCTURED, fresh, made, submit
+from tier3.stack import Stack
 
 HERE = "127.0.0.1"
 ORIGIN = Origin("http", "alice", "key-1", "10.0.0.1")
 HELLO = agent([{"text": "hello"}])
 FAILED = Outcome(Status.FAILED, error={"message": "no luck", "type": "ValueError", "stack_trace": ""})
 OUTLINE = "select action, outcome, actor, tenant, address, via, detail from audit where job_id = %s order by id"
+
+pytestmark = pytest.mark.xdist_group("audit")
+
+
+@pytest.fixture(scope="module")
+def tenants(stack: Stack, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tenants]:
+    """A service of its own, since refusals of others would be counted with those that are looked for."""
+    with serving(stack, template, tmp_path_factory.mktemp("audited"), "audited") as found:
+        yield found
 
 
 def lines(service: Service, *events: str) -> list[dict[str, Any]]:
