@@ -125,6 +125,18 @@ def image(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "tests/image", *session.posargs, env=TESTING)
 
 
+@nox.session(default=False, tags=["local", "ci"])
+def chain(session: nox.Session) -> None:
+    """From this commit to an image proven in containers; needs a Docker engine, on Linux (BASE_IMAGE, BUILD_CA_FILE).
+
+    Builds the images, starts servers and two replicas on a private network, and runs `e2e` there, also while a replica
+    is killed and restarted. All but the images is removed in the end.
+    """
+    sync(session, "chain")
+    module = ("python", "-m", "tier3.chain", *session.posargs)
+    session.run(*module, interrupt_timeout=60, terminate_timeout=30)
+
+
 @nox.session(default=False, tags=["local"])
 def bench(session: nox.Session) -> None:
     """Ours beside the references, in one run on an embedded server: a table, and artifacts/bench.json."""

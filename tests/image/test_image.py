@@ -149,8 +149,8 @@ def test_the_classic_builder_makes_it_too(image: Any, build: Build, run_containe
 
 
 def test_the_tests_image_needs_no_network_to_say_what_is_missing(run_container: Finish, test_runner: Any) -> None:
-    artifacts = {"read_only": True, "tmpfs": {"/app/artifacts": ""}}  # and nothing else that it could write to
-    status, printed = run_container(of=test_runner, network_mode="none", **artifacts)
+    artifacts = {"/app/artifacts": ""}  # and nothing else that it could write to
+    status, printed = run_container(of=test_runner, network_mode="none", tmpfs=artifacts)
     assert status != 0
     missing = re.findall(r"(?m)^  (\w+) is missing$", printed)
     assert missing == ["NATS_URL", "TEST_POSTGRES_URI", "TEST_REDIS_URL", "VAULT_ADDR", "VAULT_TOKEN"], printed
