@@ -18,7 +18,7 @@ from docker.errors import APIError
 
 from tests.manifests import built, containers, one, pods
 from tier3.chain import accounts, builds, pod, steps, token_reviews
-from tier3.chain.errors import ChainError
+from tier3.chain.errors import ChainError, NotYet
 from tier3.chain.place import Place, until
 
 ROOT = Path(__file__).parents[2]
@@ -104,11 +104,13 @@ def test_the_summary_is_that_of_pytest() -> None:
 
 
 def test_waiting_ends_with_what_was_said_last() -> None:
-    def ask() -> bool:
-        raise OSError("nobody there")
+    answers = iter([OSError("nobody there"), NotYet("somebody is busy")])
 
-    with pytest.raises(ChainError, match=r"it does not answer in 0 s: nobody there"):
-        until(ask, "it does not answer", OSError, patience_s=0.01)
+    def ask() -> bool:
+        raise next(answers, NotYet("somebody is asleep"))
+
+    with pytest.raises(ChainError, match=r"it does not answer in 0 s: somebody is asleep"):
+        until(ask, "it does not answer", OSError, patience_s=0.1)
     assert until(lambda: "found", "it does not answer") == "found"
 
 

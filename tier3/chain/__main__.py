@@ -14,6 +14,7 @@ import time
 from docker.errors import DockerException
 from requests.exceptions import RequestException
 
+from agent_executor.redaction import redact
 from tier3.chain import steps
 from tier3.chain.errors import ChainError
 from tier3.chain.place import Place
@@ -57,8 +58,8 @@ def _chain() -> int:
         status = 0
     except _FAILURES as error:
         for name, lines in place.tails():
-            say(f"{name}:\n{lines}")
-        say(f"chain: {error}")
+            say(redact(f"{name}:\n{lines}"))
+        say(redact(f"chain: {error}"))
         status = error.exit_status if isinstance(error, BuildError) else 1
     finally:
         for each in (signal.SIGINT, signal.SIGTERM):

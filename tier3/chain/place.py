@@ -18,7 +18,7 @@ from docker.errors import DockerException, NotFound
 from docker.models.containers import Container
 from requests.exceptions import RequestException
 
-from tier3.chain.errors import ChainError
+from tier3.chain.errors import ChainError, NotYet
 
 LABEL = "agent-executor.chain"
 _PATIENCE_S = 60.0
@@ -89,8 +89,8 @@ class Place:
         return address
 
     def tails(self) -> Iterator[tuple[str, str]]:
-        """Of each container the name and its last lines."""
-        for container in self._containers():
+        """Of each container the name and its last lines; the newest comes last."""
+        for container in reversed(self._containers()):
             with contextlib.suppress(DockerException, RequestException):
                 yield f"{container.name} ({container.status})", tail(container)
 
@@ -144,14 +144,15 @@ def tail(container: Container, lines: int = _TAIL_LINES) -> str:
 
 
 def until(ask: Callable[[], T | None], what: str, *errors: type[Exception], patience_s: float = _PATIENCE_S) -> T:
-    """What `ask` gives as soon as it is something; it is asked again meanwhile, after `errors` too."""
+    """What `ask` gives as soon as it is something; it is asked again meanwhile, after NotYet and `errors` too."""
     deadline = time.monotonic() + patience_s
+    expected: tuple[type[Exception], ...] = (NotYet, *errors)
     said = ""
     while time.monotonic() < deadline:
         try:
             if found := ask():
                 return found
-        except errors as error:
+        except expected as error:
             said = f": {error}"
         time.sleep(_POLL_S)
     raise ChainError(f"{what} in {patience_s:.0f} s{said}")

@@ -20,7 +20,7 @@ from docker.models.containers import Container
 
 from tier3.chain import accounts, builds, pod, servers
 from tier3.chain.builds import ROOT
-from tier3.chain.errors import ChainError
+from tier3.chain.errors import ChainError, NotYet
 from tier3.chain.place import Place, ended, tail, until
 from tier3.chain.servers import DATABASE, Servers
 from tier3.chain.token_reviews import service_account_token
@@ -137,7 +137,9 @@ class Chain:
     def _until_ready(self, replica: Container) -> None:
         def ready() -> bool:
             answer = httpx.get(f"http://{self._place.address(replica)}:8080/ready", timeout=5)
-            return answer.is_success and all(answer.json()["services"].values())
+            if not answer.is_success or not all(answer.json()["services"].values()):
+                raise NotYet(f"{answer.status_code} {answer.text}")
+            return True
 
         until(ready, f"{replica.name} is not ready", httpx.TransportError)
 
