@@ -36,6 +36,7 @@ _BUSY = """
     select split_part(lease_owner, ':', 1), count(*) from agent_executor.jobs
      where status = 'running' group by 1 having count(*) >= %s
 """
+_TAKEN_OVER = "select count(*) from agent_executor.jobs where attempt > 1 and status = 'completed'"
 
 
 class Chain:
@@ -174,9 +175,11 @@ class Chain:
 
             name, jobs = until(busy, f"no replica runs {MANY} jobs")
             replicas[name].kill()
-        replicas[name].start()
-        self._until_ready(replicas[name])
-        return f"{summary(ended(tests))}; {name} had {jobs} jobs"
+            replicas[name].start()
+            self._until_ready(replicas[name])
+            passed = summary(ended(tests))
+            (taken_over,) = connection.execute(_TAKEN_OVER).fetchone() or (0,)
+        return f"{passed}; {name} had {jobs} jobs, {taken_over} were taken over"
 
 
 def _session(module: str, environment: Mapping[str, str], *words: str, given: str = "") -> None:
