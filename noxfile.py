@@ -65,9 +65,10 @@ def stdout_reserved() -> Iterator[Callable[[str], object]]:
 
 
 def tests(session: nox.Session, stage: str, *options: str) -> None:
-    """Run tests/<stage> with coverage, between a banner and a verdict; arguments go to pytest."""
+    """Run tests/<stage>, or what is named of it, with coverage, between a banner and a verdict; arguments go to pytest."""
     pytest = ("python", "-m", "pytest", "-p", "tier3.verdict", f"--stage={stage}", "--cov", HTML, *options)
-    session.run(*pytest, f"tests/{stage}", *session.posargs, env=TESTING)
+    are_named = any(Path(word.partition("::")[0]).exists() for word in session.posargs)
+    session.run(*pytest, *([] if are_named else [f"tests/{stage}"]), *session.posargs, env=TESTING)
 
 
 @nox.session(tags=["local", "ci"])
@@ -123,6 +124,18 @@ def image(session: nox.Session) -> None:
     """Build the images and test them in containers; needs a Docker engine. Arguments go to pytest."""
     sync(session, "integration", "e2e")
     session.run("python", "-m", "pytest", "tests/image", *session.posargs, env=TESTING)
+
+
+@nox.session(default=False, tags=["local", "ci"])
+def chain(session: nox.Session) -> None:
+    """From this commit to an image proven in containers; needs a Docker engine, on Linux (BASE_IMAGE, BUILD_CA_FILE).
+
+    Builds the images, starts servers and two replicas on a private network, and runs `e2e` there, also while a replica
+    is killed and restarted. All but the images is removed in the end.
+    """
+    sync(session, "chain")
+    module = ("python", "-m", "tier3.chain", *session.posargs)
+    session.run(*module, interrupt_timeout=60, terminate_timeout=30)
 
 
 @nox.session(default=False, tags=["local"])

@@ -25,11 +25,11 @@ from tests.faults.fixtures.proxy import proxy
 from tests.integration.fixtures.postgres import Database
 from tests.integration.fixtures.service import Starter
 from tests.integration.test_outages import Steps
+from tier3.chain.token_reviews import AUDIENCE, Reviews, service_account_token
 from tier3.stack import Nats, Redis, Stack, Vault
 
 POLICY = 'path "secret/data/agent-executor/*" { capabilities = ["read"] }'
 PASSWORD = "canary-of-the-database"
-AUDIENCE = "vault"
 
 
 @pytest.fixture
@@ -68,46 +68,12 @@ def reader(vault: Vault, login: Login, refresh_s: float = 0) -> Client:
 # --- Kubernetes ------------------------------------------------------------------------------------------------------
 
 
-class Reviews(http.server.BaseHTTPRequestHandler):
-    """The part of Kubernetes' API that Vault asks about a service account's token."""
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        token, audiences = asked["spec"]["token"], asked["spec"].get("audiences")
-        status: dict[str, Any] = {"authenticated": False, "error": "token expired"}
-        if token.endswith(".good") and (not audiences or AUDIENCE in audiences):
-            user = {"username": "system:serviceaccount:bizmatters-dev:agent-executor", "uid": "1", "groups": []}
-            status = {"authenticated": True, "user": user, "audiences": audiences or [AUDIENCE]}
-        body = json.dumps({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": status}).encode()
-        self.send_response(201)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing."""
-
-
-def service_account_token(kind: str) -> str:
-    """A token that looks like one; who signed it is the reviewer's business."""
-    import base64
-
-    def part(value: Any) -> str:
-        return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
-
-    namespace = {"namespace": "bizmatters-dev", "serviceaccount": {"name": "agent-executor", "uid": "1"}}
-    now = int(time.time())
-    claims = {
-        "iss": "https://kubernetes.default.svc.cluster.local",
-        "sub": "system:serviceaccount:bizmatters-dev:agent-executor",
-        "aud": ["other" if kind == "wrong-audience" else AUDIENCE],
-        "iat": now - 300,
-        "nbf": now - 300,
-        "exp": now + (-60 if kind == "expired" else 600),
-        "kubernetes.io": namespace,
-    }
-    return f"{part({'alg': 'RS256', 'kid': 'x'})}.{part(claims)}.{'good' if kind == 'good' else 'bad'}"
+TOKENS: dict[str, dict[str, Any]] = {
+    "good": {},
+    "expired": {"signature": "bad", "life_s": -60},
+    "wrong-audience": {"signature": "bad", "audience": "other"},
+    "forged": {"signature": "bad"},
+}
 
 
 @pytest.fixture
@@ -146,7 +112,7 @@ def kubernetes(vault: Vault) -> Iterator[None]:
 def kubernetes_login(tmp_path: Path) -> Callable[[str], KubernetesLogin]:
     def login(kind: str) -> KubernetesLogin:
         path = tmp_path / "token"
-        path.write_text(service_account_token(kind))
+        path.write_text(service_account_token(**TOKENS[kind]))
         return KubernetesLogin("agent-executor", mount="kubernetes", jwt_path=path)
 
     return login

@@ -59,6 +59,11 @@ class Engine:
         version = tuple(int(part) for part in self._about.get("ApiVersion", "0").split("."))
         return version >= _BUILDKIT_SINCE and self._about.get("Os") == "linux"
 
+    def has(self, name: str) -> bool:
+        """Whether it has an image of this name."""
+        with _as_build_error():
+            return bool(self._api.images(name))
+
     def build(self, build: Build) -> str:
         """Build, and return the image's id; BuildError with the engine's words, after the step's output."""
         by = progress.BuildKit() if build.buildkit and self.has_buildkit else progress.Classic()

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What the build stages of the Dockerfile run: stages.sh tools UV_VERSION | locked [--group NAME] | service
+# What the build stages of the Dockerfile run: stages.sh tools UV_VERSION | locked [--only-group NAME] | service
 #
 # What an image gets is left in /layers/NAME, a tree that is copied over its root. The same input makes the same bytes
 # and times, so that the same layer is stored and sent once. INDEX_URL, and a build-ca.pem in the current directory, are
@@ -22,7 +22,7 @@ locked() {
     uv pip install --python /app/.venv --require-hashes --no-deps --compile-bytecode \
         ${INDEX_URL:+--default-index "$INDEX_URL"} --requirement locked.txt
     for packages in /app/.venv/lib/python3*/site-packages; do
-        echo /app/service >"$packages/agent_executor.pth"
+        [ "$#" -gt 0 ] || echo /app/service >"$packages/agent_executor.pth"
         # Never imported: packages' own tests, and the half of zstandard that is for PyPy.
         find "$packages" -type d -name tests -prune -exec rm -r {} +
         rm -f "$packages"/zstandard/_cffi.*
