@@ -65,7 +65,7 @@ def stdout_reserved() -> Iterator[Callable[[str], object]]:
 
 
 def tests(session: nox.Session, stage: str, *options: str) -> None:
-    """Run tests/<stage>, or what is named of it, with coverage, between a banner and a verdict; arguments go to pytest."""
+    """Run tests/<stage>, or what is named of it, with coverage, between banner and verdict; arguments go to pytest."""
     pytest = ("python", "-m", "pytest", "-p", "tier3.verdict", f"--stage={stage}", "--cov", HTML, *options)
     are_named = any(Path(word.partition("::")[0]).exists() for word in session.posargs)
     session.run(*pytest, *([] if are_named else [f"tests/{stage}"]), *session.posargs, env=TESTING)
