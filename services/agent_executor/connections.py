@@ -99,6 +99,7 @@ class Connection(HttpToolsProtocol):
         self._messages = 0
         self._head_bytes = 0
         self._unparsed_bytes = 0
+        self._pieces = 0
         self._has_host = False
         self._lengths = 0
         self._refusal = 400
@@ -135,7 +136,7 @@ class Connection(HttpToolsProtocol):
         if self._ended:
             return
         self._unset_keepalive_if_required()
-        before = self._messages, self._phase
+        before = self._messages, self._pieces
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade:  # a server may ignore that (RFC 9110, section 7.8), but cannot tell what comes next
@@ -173,14 +174,20 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Called by the parser: the request can begin."""
         self._check()
-        self._unparsed_bytes = 0
+        self._pieces += 1
         super().on_headers_complete()
         self._phase = _Phase.BODY
+
+    def on_body(self, body: bytes) -> None:
+        """Called by the parser, for each piece of it."""
+        self._pieces += 1
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Called by the parser: the body is there, too."""
         self._phase = _Phase.IDLE
         self._messages += 1
+        self._pieces += 1
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -251,19 +258,20 @@ class Connection(HttpToolsProtocol):
             if re.split(rb"[/?#]", rest, maxsplit=1)[0].lower() != host.lower():
                 raise ValueError("which host?")
 
-    def _watch(self, size: int, messages: int, phase: _Phase) -> None:
-        """See to it that what has begun is complete in time. `messages`, `phase`: before these `size` bytes."""
+    def _watch(self, size: int, messages: int, pieces: int) -> None:
+        """See to it that what has begun is complete in time. `messages`, `pieces`: before these `size` bytes."""
         if self._phase is _Phase.IDLE and self._messages != messages:
+            self._unparsed_bytes = 0
             self._disarm()
             if self.cycle.response_complete and not self.transport.is_closing():
                 self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self._close)
             return
+        # Of a header, perhaps, or of a trailer: the parser keeps such a field, and shows it when it is complete.
+        self._unparsed_bytes = self._unparsed_bytes + size if self._pieces == pieces else 0
+        if self._unparsed_bytes > self.limits.header_bytes:
+            self._refuse(431)
+            return
         is_body = self._phase is _Phase.BODY
-        if not is_body and self._messages == messages and phase is not _Phase.BODY:
-            self._unparsed_bytes += size  # of a header, perhaps, that the parser does not show before it is complete
-            if self._unparsed_bytes > self.limits.header_bytes:
-                self._refuse(431)
-                return
         if self._deadline is None or self._watched != (is_body, self._messages):
             self._watched = (is_body, self._messages)
             self._arm(self.limits.body_s if is_body else self.limits.header_s)

@@ -203,6 +203,34 @@ async def test_a_large_body_beside_small_headers_is_none_of_that(application: Ap
             assert (await client.answer())[0] == 200
 
 
+@pytest.mark.parametrize("endless", [b"0\r\nX: ", b"0\r\n", b"2;"])
+@pytest.mark.parametrize(("path", "told"), [(b"first", [431]), (b"early", [200])])
+async def test_what_never_becomes_a_body_is_not_kept(
+    application: Application, endless: bytes, path: bytes, told: list[int]
+) -> None:
+    async with serving(application) as connect:
+        client = await connect()
+        client.send(HEAD.replace(b"first", path) + b"Transfer-Encoding: chunked\r\n\r\n" + endless)
+        answers = asyncio.create_task(client.answers())
+        for _ in range(50):
+            if answers.done():
+                break
+            client.send(b"X: " + b"a" * 995 + b"\r\n" if endless == b"0\r\n" else b"a" * 1000)
+            await asyncio.sleep(0.001)  # so that the server reads it in pieces
+        assert await answers == told
+
+
+async def test_small_chunks_are_no_such_thing(application: Application) -> None:
+    async with serving(application) as connect:
+        client = await connect()
+        client.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(200):
+            client.send(b"1;" + b"a" * 100 + b"\r\nb\r\n")
+            await asyncio.sleep(0.001)
+        client.send(b"0\r\n\r\n")
+        assert (await client.answer())[1]["body"] == "b" * 200
+
+
 @pytest.mark.parametrize("start", [b"G", b"GET / HTTP/1.1\r\nHost: a\r\nX", b"\r\n", b"GET /x HTTP/1.1\r\n"])
 async def test_headers_that_do_not_end(application: Application, start: bytes) -> None:
     async with serving(application, header_s=0.2) as connect:
