@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PROBES = frozenset({"/health", "/ready"})
 MAX_HEADERS = 100
 _MAX_PIPELINED = 8
+_LEAST_READ_BYTES = 48 * 2**10  # what an event stream's reader has to read before more is written
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")  # RFC 3986, section 3.2
 _NOTED = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
 _SAYS = {
@@ -47,7 +48,7 @@ class Limits:
     body_s: float
     """For its body to be complete, since its headers were."""
     stall_s: float
-    """For a reader to take what waits for it."""
+    """For a reader to take some of what waits for it, though not every bit: a large answer takes its time."""
 
 
 class _Phase(Enum):
@@ -207,12 +208,12 @@ class Connection(HttpToolsProtocol):
         """Called by the transport: the client does not read as fast as we write."""
         super().pause_writing()
         if self._stalled is None:
-            self._stalled = self.loop.call_later(self.limits.stall_s, self.transport.abort)
+            self._await_reader()
 
     def resume_writing(self) -> None:
         """Called by the transport: it has read."""
         super().resume_writing()
-        if self._stalled is not None:
+        if self._stalled is not None and not self.transport.is_closing():
             self._stalled.cancel()
             self._stalled = None
 
@@ -323,7 +324,7 @@ class Connection(HttpToolsProtocol):
             last.keep_alive = False
 
     def _close(self) -> None:
-        """Close once what was written is sent, and in any case before long."""
+        """Close once what was written is sent, and before long where nobody reads it."""
         self._waiting.pop(self, None)
         if not self.transport.is_closing():
             self.transport.close()
@@ -331,4 +332,16 @@ class Connection(HttpToolsProtocol):
 
     def _linger(self) -> None:
         self._disarm()
-        self._deadline = self.loop.call_later(self.limits.stall_s, self.transport.abort)
+        if self._stalled is None:
+            self._await_reader()
+
+    def _await_reader(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._stalled = self.loop.call_later(self.limits.stall_s, self._abort_unless_read, unread)
+
+    def _abort_unless_read(self, unread: int) -> None:
+        """Let go a client that has read next to nothing of so many bytes."""
+        if unread - self.transport.get_write_buffer_size() < _LEAST_READ_BYTES:
+            self.transport.abort()
+        else:
+            self._await_reader()

@@ -16,6 +16,7 @@ from agent_executor.connections import MAX_HEADERS, Connection, Limits
 
 PATIENCE_S = 30.0
 EVER = 3600.0
+LARGE = b"x" * 24 * 2**20
 HEAD = b"POST /first HTTP/1.1\r\nHost: a\r\n"
 SECOND = b"GET /second HTTP/1.1\r\nHost: a\r\n\r\n"
 LIMITS = {"connections": 100, "header_bytes": 8192, "header_s": EVER, "body_s": EVER, "stall_s": EVER}
@@ -27,6 +28,7 @@ class Application:
     def __init__(self) -> None:
         self.begun: list[str] = []
         self.ended: list[str] = []
+        self.connections: set[Any] = set()
         self.hold = asyncio.Event()
         self.hold.set()
 
@@ -42,6 +44,9 @@ class Application:
             body, more = body + message["body"], message["more_body"]
         if path == "/stream":
             await self._stream(receive, send)
+        elif path == "/large":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": LARGE})
         else:
             await self.hold.wait()
             headers = {name.decode(): value.decode() for name, value in scope["headers"]}
@@ -102,6 +107,7 @@ async def serving(application: Application, keep_alive_s: int = 3600, **limits: 
     config = Config(application, http=Connection, log_config=None, timeout_keep_alive=keep_alive_s, lifespan="off")
     config.load()
     state = ServerState()
+    application.connections = state.connections
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(config, state, {}), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -376,6 +382,30 @@ async def test_a_reader_that_does_not_read_is_let_go(application: Application) -
         client.writer.transport.pause_reading()
         client.send(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
         await until(lambda: application.ended == ["/stream"])
+
+
+@pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"])
+async def test_a_large_answer_may_be_read_slowly(application: Application, more: bytes) -> None:
+    async with serving(application, stall_s=0.4) as connect:
+        client = await connect()
+        client.send(b"GET /large HTTP/1.0\r\nHost: a\r\n" + more + b"\r\n")
+        await client.reader.readuntil(b"\r\n\r\n")
+        for _ in range(48):
+            await client.reader.readexactly(len(LARGE) // 48)
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"])
+async def test_who_stops_reading_a_large_answer_is_let_go(application: Application, more: bytes) -> None:
+    async with serving(application, stall_s=0.2) as connect:
+        client = await connect()
+        client.send(b"GET /large HTTP/1.1\r\nHost: a\r\n" + more + b"\r\n")
+        await client.reader.readexactly(2**20)
+        client.writer.transport.pause_reading()
+        await until(lambda: not application.connections)
+        client.writer.transport.resume_reading()
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+            await client.reader.readexactly(len(LARGE))
 
 
 async def test_the_one_that_waited_longest_makes_room(application: Application) -> None:
