@@ -32,7 +32,7 @@ from .announcements import (
     outcome_subject,
 )
 from .database import Pool
-from .errors import Cancelled, Conflict, LeaseLost, NotFound, WorkerLost
+from .errors import Cancelled, Conflict, LeaseLost, NotFound, Unavailable, WorkerLost
 from .group_commit import GroupCommit
 from .job import DEFAULT_TENANT, TERMINAL, TRANSITIONS, UNKNOWN, Answer, Origin, Outcome, Status, Submission
 from .quotas import Allowance
@@ -198,7 +198,9 @@ class Ledger:
                 if await self._accept_all(connection, [_Asked(row)], True):
                     return Receipt(submission.job_id, Status.QUEUED, is_new=True)
                 owners = await (await connection.execute(SQL["owner"], row)).fetchall()
-            if not owners or any(owner["job_id"] != submission.job_id for owner in owners):
+            if not owners:  # what kept it out is gone: a limit was changed, or another job was deleted
+                raise Unavailable("what the job depends on changed meanwhile; it is worth sending again")
+            if any(owner["job_id"] != submission.job_id for owner in owners):
                 raise Conflict("this event's source and id belong to another job")
             [owner] = owners
             if not owner["is_same"]:

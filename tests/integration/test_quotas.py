@@ -23,8 +23,8 @@ import psycopg
 import pytest
 
 from agent_executor import database as connections
-from agent_executor import job, places, tenant_command
-from agent_executor.errors import Conflict, NotFound, TooManyRequests
+from agent_executor import job, places, quotas, tenant_command
+from agent_executor.errors import Conflict, NotFound, TooManyRequests, Unavailable
 from agent_executor.job import STRUCTURED, Answer, Outcome, Status, Submission
 from agent_executor.ledger import Ledger
 from agent_executor.places import Places
@@ -261,6 +261,39 @@ async def test_not_one_stream_too_many_is_opened(processes: Processes, database:
         other.commit()
         with pytest.raises(TooManyRequests):
             await taking
+
+
+async def test_after_an_outage_no_process_waits_for_another_to_renew_its_places(
+    processes: Processes, database: Database
+) -> None:
+    one, other = (Places(pool, Allowance(max_open_streams=5), 1) for pool in processes.pools)
+    for each in (one, other):
+        await each.take(NORTH)
+    rows(database, "update open_streams set expires_at = now() - interval '1 s'")
+    with psycopg.connect(database.dsn) as holder:  # as `one` does in the middle of renewing
+        [place] = one._held
+        holder.execute("update open_streams set expires_at = now() + interval '30 s' where id = %s", [place])
+        async with asyncio.timeout(5):
+            await other._renew()
+        holder.commit()
+    assert rows(database, "select count(*)::int from open_streams where expires_at > now()") == [(2,)]
+
+
+async def test_a_limit_that_changes_in_the_middle_of_a_submit_is_no_conflict(
+    processes: Processes, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [ledger, _] = processes.ledgers(Allowance(max_queued_jobs=2))
+    count = quotas.make_room
+
+    async def counted(*arguments: Any) -> None:
+        await count(*arguments)
+        limit(database, NORTH, max_queued_jobs=9)
+
+    monkeypatch.setattr(quotas, "make_room", counted)
+    with pytest.raises(Unavailable):
+        await ledger.accept(submission())
+    monkeypatch.undo()
+    assert await submitted([ledger], 3) == []
 
 
 # Two running services
