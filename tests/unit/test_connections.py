@@ -263,7 +263,7 @@ async def test_who_says_nothing_is_closed_without_a_word(application: Applicatio
 
 
 async def test_an_idle_connection_is_closed_and_one_that_drips_blank_lines_as_well(application: Application) -> None:
-    async with serving(application, keep_alive_s=0, header_s=0.3) as connect:
+    async with serving(application, keep_alive_s=0, header_s=1.0) as connect:
         silent, dripping = await connect(), await connect()
         silent.send(SECOND)
         assert await silent.answers() == [200]
@@ -304,7 +304,7 @@ async def test_a_body_that_is_wrong_in_the_middle(application: Application) -> N
 
 async def test_an_answer_that_did_not_wait_for_the_body(application: Application) -> None:
     early = HEAD.replace(b"first", b"early") + b"Content-Length: 4\r\n\r\nhi"
-    async with serving(application, keep_alive_s=0, header_s=0.3) as connect:
+    async with serving(application, keep_alive_s=0, header_s=1.0) as connect:
         patient, other = await connect(), await connect()
         for client in (patient, other):
             client.send(early)
