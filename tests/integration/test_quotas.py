@@ -14,7 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +261,18 @@ async def test_not_one_stream_too_many_is_opened(processes: Processes, database:
         other.commit()
         with pytest.raises(TooManyRequests):
             await taking
+
+
+async def test_the_largest_limits_can_be_counted_with(processes: Processes, database: Database) -> None:
+    most = 2**31 - 1
+    allowance = Allowance(*[most] * len(fields(Allowance)))
+    [ledger, other] = processes.ledgers(allowance)
+    assert await submitted([ledger, other], 4) == []
+    limit(database, SOUTH, **dict.fromkeys(allowance.parameters(), most))
+    assert await submitted([ledger, other], 4, SOUTH) == []
+    assert len(await ledger.claim("worker", 10)) == 8
+    with await Places(processes.pools[0], allowance, 1).take(NORTH):
+        pass
 
 
 async def test_after_an_outage_no_process_waits_for_another_to_renew_its_places(
