@@ -263,6 +263,23 @@ async def test_not_one_stream_too_many_is_opened(processes: Processes, database:
             await taking
 
 
+async def test_a_tenant_at_its_limit_is_in_nobodys_way(processes: Processes, database: Database) -> None:
+    [ledger, _] = processes.ledgers(Allowance(max_queued_jobs=2))
+    assert len(await submitted([ledger], 3)) == 1
+    with psycopg.connect(database.dsn) as holder:  # whose submits take long
+        holder.execute("select from tenant_usage where tenant = %s for update", [NORTH])
+        asking = asyncio.create_task(submitted([ledger], 30))
+        waits = "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        await asyncio.to_thread(until, lambda: rows(database, waits), "nobody waits")
+        async with asyncio.timeout(5):
+            assert await submitted([ledger], 2, SOUTH) == []
+        assert len(rows(database, waits)) == 1
+        holder.rollback()
+        assert len(await asking) == 30
+    await ledger.claim("worker", 1)
+    assert len(await submitted([ledger], 30)) == 29
+
+
 async def test_the_largest_limits_can_be_counted_with(processes: Processes, database: Database) -> None:
     most = 2**31 - 1
     allowance = Allowance(*[most] * len(fields(Allowance)))
