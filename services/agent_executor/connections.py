@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PROBES = frozenset({"/health", "/ready"})
 MAX_HEADERS = 100
 _MAX_PIPELINED = 8
+_LEAST_READ_BYTES = 48 * 2**10  # what an event stream's reader has to read before more is written
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")  # RFC 3986, section 3.2
 _NOTED = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
 _SAYS = {
@@ -47,7 +48,7 @@ class Limits:
     body_s: float
     """For its body to be complete, since its headers were."""
     stall_s: float
-    """For a reader to take what waits for it."""
+    """For a reader to take some of what waits for it, though not every bit: a large answer takes its time."""
 
 
 class _Phase(Enum):
@@ -99,6 +100,7 @@ class Connection(HttpToolsProtocol):
         self._messages = 0
         self._head_bytes = 0
         self._unparsed_bytes = 0
+        self._pieces = 0
         self._has_host = False
         self._lengths = 0
         self._refusal = 400
@@ -135,7 +137,7 @@ class Connection(HttpToolsProtocol):
         if self._ended:
             return
         self._unset_keepalive_if_required()
-        before = self._messages, self._phase
+        before = self._messages, self._pieces
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade:  # a server may ignore that (RFC 9110, section 7.8), but cannot tell what comes next
@@ -173,14 +175,20 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Called by the parser: the request can begin."""
         self._check()
-        self._unparsed_bytes = 0
+        self._pieces += 1
         super().on_headers_complete()
         self._phase = _Phase.BODY
+
+    def on_body(self, body: bytes) -> None:
+        """Called by the parser, for each piece of it."""
+        self._pieces += 1
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Called by the parser: the body is there, too."""
         self._phase = _Phase.IDLE
         self._messages += 1
+        self._pieces += 1
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -200,12 +208,12 @@ class Connection(HttpToolsProtocol):
         """Called by the transport: the client does not read as fast as we write."""
         super().pause_writing()
         if self._stalled is None:
-            self._stalled = self.loop.call_later(self.limits.stall_s, self.transport.abort)
+            self._await_reader()
 
     def resume_writing(self) -> None:
         """Called by the transport: it has read."""
         super().resume_writing()
-        if self._stalled is not None:
+        if self._stalled is not None and not self.transport.is_closing():
             self._stalled.cancel()
             self._stalled = None
 
@@ -251,19 +259,20 @@ class Connection(HttpToolsProtocol):
             if re.split(rb"[/?#]", rest, maxsplit=1)[0].lower() != host.lower():
                 raise ValueError("which host?")
 
-    def _watch(self, size: int, messages: int, phase: _Phase) -> None:
-        """See to it that what has begun is complete in time. `messages`, `phase`: before these `size` bytes."""
+    def _watch(self, size: int, messages: int, pieces: int) -> None:
+        """See to it that what has begun is complete in time. `messages`, `pieces`: before these `size` bytes."""
         if self._phase is _Phase.IDLE and self._messages != messages:
+            self._unparsed_bytes = 0
             self._disarm()
             if self.cycle.response_complete and not self.transport.is_closing():
                 self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self._close)
             return
+        # Of a header, perhaps, or of a trailer: the parser keeps such a field, and shows it when it is complete.
+        self._unparsed_bytes = self._unparsed_bytes + size if self._pieces == pieces else 0
+        if self._unparsed_bytes > self.limits.header_bytes:
+            self._refuse(431)
+            return
         is_body = self._phase is _Phase.BODY
-        if not is_body and self._messages == messages and phase is not _Phase.BODY:
-            self._unparsed_bytes += size  # of a header, perhaps, that the parser does not show before it is complete
-            if self._unparsed_bytes > self.limits.header_bytes:
-                self._refuse(431)
-                return
         if self._deadline is None or self._watched != (is_body, self._messages):
             self._watched = (is_body, self._messages)
             self._arm(self.limits.body_s if is_body else self.limits.header_s)
@@ -315,7 +324,7 @@ class Connection(HttpToolsProtocol):
             last.keep_alive = False
 
     def _close(self) -> None:
-        """Close once what was written is sent, and in any case before long."""
+        """Close once what was written is sent, and before long where nobody reads it."""
         self._waiting.pop(self, None)
         if not self.transport.is_closing():
             self.transport.close()
@@ -323,4 +332,16 @@ class Connection(HttpToolsProtocol):
 
     def _linger(self) -> None:
         self._disarm()
-        self._deadline = self.loop.call_later(self.limits.stall_s, self.transport.abort)
+        if self._stalled is None:
+            self._await_reader()
+
+    def _await_reader(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._stalled = self.loop.call_later(self.limits.stall_s, self._abort_unless_read, unread)
+
+    def _abort_unless_read(self, unread: int) -> None:
+        """Let go a client that has read next to nothing of so many bytes."""
+        if unread - self.transport.get_write_buffer_size() < _LEAST_READ_BYTES:
+            self.transport.abort()
+        else:
+            self._await_reader()

@@ -24,10 +24,26 @@ class Phase(StrEnum):
     DRAINED = "drained"
 
 
-async def ask(probes: Mapping[str, Probe]) -> dict[str, bool]:
-    """Ask all services at once; one that fails or takes longer than `PROBE_TIMEOUT_S` is False."""
-    answers = await asyncio.gather(*(_answer(probe) for probe in probes.values()))
-    return dict(zip(probes, answers, strict=True))
+class Services:
+    """What a process depends on, by name, and how to ask it."""
+
+    def __init__(self, probes: Mapping[str, Probe]) -> None:
+        self._probes = probes
+        self._asking: asyncio.Task[dict[str, bool]] | None = None
+
+    async def ask(self) -> dict[str, bool]:
+        """Ask all at once; one that fails or takes longer than `PROBE_TIMEOUT_S` is False.
+
+        Who comes while they are being asked shares the answers: strangers may call, and are not to have the database
+        asked as often as they like.
+        """
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+        return await asyncio.shield(self._asking)
+
+    async def _ask(self) -> dict[str, bool]:
+        answers = await asyncio.gather(*(_answer(probe) for probe in self._probes.values()))
+        return dict(zip(self._probes, answers, strict=True))
 
 
 async def _answer(probe: Probe) -> bool:

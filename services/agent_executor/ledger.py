@@ -9,8 +9,10 @@ Every method may be called again when its answer was lost; it then finds its wor
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -32,7 +34,7 @@ from .announcements import (
     outcome_subject,
 )
 from .database import Pool
-from .errors import Cancelled, Conflict, LeaseLost, NotFound, WorkerLost
+from .errors import Cancelled, Conflict, LeaseLost, NotFound, TooManyRequests, Unavailable, WorkerLost
 from .group_commit import GroupCommit
 from .job import DEFAULT_TENANT, TERMINAL, TRANSITIONS, UNKNOWN, Answer, Origin, Outcome, Status, Submission
 from .quotas import Allowance
@@ -145,6 +147,8 @@ class Ledger:
         self._acceptances = GroupCommit(pool, self._accept_all)
         self._endings = GroupCommit(pool, _finish)
         self._allowance = allowance
+        self._at_limit: dict[str, asyncio.Lock] = {}
+        """Tenants whose last submit was refused for a limit: they come one at a time, and in nobody's way."""
 
     async def accept(self, submission: Submission, traceparent: str | None = None) -> Receipt:
         """Commit a job, or find that it is here already; its run continues `traceparent`.
@@ -168,11 +172,20 @@ class Ledger:
             "traceparent": traceparent,
             **vars(submission.origin),
         }
-        asked = _Asked(row)
-        if await self._acceptances.commit(asked, asked, asked.size()):
-            return Receipt(submission.job_id, Status.QUEUED, is_new=True)
-        async with database.connection(self._pool) as connection:
-            return await self._accept_otherwise(connection, submission, row)
+        if submission.tenant not in self._at_limit:
+            asked = _Asked(row)
+            if await self._acceptances.commit(asked, asked, asked.size()):
+                return Receipt(submission.job_id, Status.QUEUED, is_new=True)
+        async with self._at_limit.get(submission.tenant, nullcontext()):
+            async with database.connection(self._pool) as connection:
+                try:
+                    receipt = await self._accept_otherwise(connection, submission, row)
+                except TooManyRequests:
+                    self._at_limit.setdefault(submission.tenant, asyncio.Lock())
+                    raise
+            if receipt.is_new:
+                self._at_limit.pop(submission.tenant, None)
+            return receipt
 
     async def _accept_all(
         self, connection: AsyncConnection[DictRow], asked: Sequence[_Asked], alone: bool
@@ -198,7 +211,9 @@ class Ledger:
                 if await self._accept_all(connection, [_Asked(row)], True):
                     return Receipt(submission.job_id, Status.QUEUED, is_new=True)
                 owners = await (await connection.execute(SQL["owner"], row)).fetchall()
-            if not owners or any(owner["job_id"] != submission.job_id for owner in owners):
+            if not owners:  # what kept it out is gone: a limit was changed, or another job was deleted
+                raise Unavailable("what the job depends on changed meanwhile; it is worth sending again")
+            if any(owner["job_id"] != submission.job_id for owner in owners):
                 raise Conflict("this event's source and id belong to another job")
             [owner] = owners
             if not owner["is_same"]:

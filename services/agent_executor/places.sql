@@ -19,9 +19,13 @@ with allowed as (
 select streams as max_open_streams, exists (select from taken) as is_taken from allowed;
 
 -- name: renew
--- Those that are still open, also where they had expired; what other processes left behind is deleted.
+-- Those that are still open, also where they had expired; what other processes left behind is deleted, unless they are
+-- about to renew it: after an outage all do at once.
 with left_behind as (
-    delete from open_streams where expires_at < now() and id <> all(%(ids)s::text[])
+    delete from open_streams where id in (
+        select id from open_streams where expires_at < now() and id <> all(%(ids)s::text[])
+        for update skip locked
+    )
 )
 insert into open_streams (id, tenant, expires_at)
 select id, tenant, now() + make_interval(secs => %(expiry_s)s)

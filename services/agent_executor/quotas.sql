@@ -15,7 +15,7 @@ with allowed as (
 ), counted as (
     select count(*)::integer as jobs from (
         select from jobs where tenant = %(tenant)s and status = 'queued'
-        limit (select case when queued > 0 then queued + 1 else 0 end from allowed)
+        limit (select case when queued > 0 then queued + 1::bigint else 0 end from allowed)
     ) as queue
 )
 update tenant_usage

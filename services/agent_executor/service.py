@@ -129,6 +129,14 @@ class Service:
             is_blind=lambda: self._worker.is_blind,
             on_ended=self.on_ended,
         )
+        self._services = health.Services(
+            {
+                "postgres": self.ledger.ping,
+                "dragonfly": self._ping_redis,
+                "nats": self._ping_nats,
+                "vault": self._ping_vault,
+            }
+        )
         crash.arm(settings.crash_at)
 
     async def __aenter__(self) -> Service:
@@ -182,14 +190,7 @@ class Service:
 
     async def services(self) -> dict[str, bool]:
         """Which services answer now, each really asked."""
-        return await health.ask(
-            {
-                "postgres": self.ledger.ping,
-                "dragonfly": self._ping_redis,
-                "nats": self._ping_nats,
-                "vault": self._ping_vault,
-            }
-        )
+        return await self._services.ask()
 
     def on_ended(self, ended: Ended) -> None:
         """Tell the world of a job that was ended by somebody other than its worker."""

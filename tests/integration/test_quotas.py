@@ -14,7 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ import psycopg
 import pytest
 
 from agent_executor import database as connections
-from agent_executor import job, places, tenant_command
-from agent_executor.errors import Conflict, NotFound, TooManyRequests
+from agent_executor import job, places, quotas, tenant_command
+from agent_executor.errors import Conflict, NotFound, TooManyRequests, Unavailable
 from agent_executor.job import STRUCTURED, Answer, Outcome, Status, Submission
 from agent_executor.ledger import Ledger
 from agent_executor.places import Places
@@ -263,6 +263,68 @@ async def test_not_one_stream_too_many_is_opened(processes: Processes, database:
             await taking
 
 
+async def test_a_tenant_at_its_limit_is_in_nobodys_way(processes: Processes, database: Database) -> None:
+    [ledger, _] = processes.ledgers(Allowance(max_queued_jobs=2))
+    assert len(await submitted([ledger], 3)) == 1
+    with psycopg.connect(database.dsn) as holder:  # whose submits take long
+        holder.execute("select from tenant_usage where tenant = %s for update", [NORTH])
+        asking = asyncio.create_task(submitted([ledger], 30))
+        waits = "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        await asyncio.to_thread(until, lambda: rows(database, waits), "nobody waits")
+        async with asyncio.timeout(5):
+            assert await submitted([ledger], 2, SOUTH) == []
+        assert len(rows(database, waits)) == 1
+        holder.rollback()
+        assert len(await asking) == 30
+    await ledger.claim("worker", 1)
+    assert len(await submitted([ledger], 30)) == 29
+
+
+async def test_the_largest_limits_can_be_counted_with(processes: Processes, database: Database) -> None:
+    most = 2**31 - 1
+    allowance = Allowance(*[most] * len(fields(Allowance)))
+    [ledger, other] = processes.ledgers(allowance)
+    assert await submitted([ledger, other], 4) == []
+    limit(database, SOUTH, **dict.fromkeys(allowance.parameters(), most))
+    assert await submitted([ledger, other], 4, SOUTH) == []
+    assert len(await ledger.claim("worker", 10)) == 8
+    with await Places(processes.pools[0], allowance, 1).take(NORTH):
+        pass
+
+
+async def test_after_an_outage_no_process_waits_for_another_to_renew_its_places(
+    processes: Processes, database: Database
+) -> None:
+    one, other = (Places(pool, Allowance(max_open_streams=5), 1) for pool in processes.pools)
+    for each in (one, other):
+        await each.take(NORTH)
+    rows(database, "update open_streams set expires_at = now() - interval '1 s'")
+    with psycopg.connect(database.dsn) as holder:  # as `one` does in the middle of renewing
+        [place] = one._held
+        holder.execute("update open_streams set expires_at = now() + interval '30 s' where id = %s", [place])
+        async with asyncio.timeout(5):
+            await other._renew()
+        holder.commit()
+    assert rows(database, "select count(*)::int from open_streams where expires_at > now()") == [(2,)]
+
+
+async def test_a_limit_that_changes_in_the_middle_of_a_submit_is_no_conflict(
+    processes: Processes, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [ledger, _] = processes.ledgers(Allowance(max_queued_jobs=2))
+    count = quotas.make_room
+
+    async def counted(*arguments: Any) -> None:
+        await count(*arguments)
+        limit(database, NORTH, max_queued_jobs=9)
+
+    monkeypatch.setattr(quotas, "make_room", counted)
+    with pytest.raises(Unavailable):
+        await ledger.accept(submission())
+    monkeypatch.undo()
+    assert await submitted([ledger], 3) == []
+
+
 # Two running services
 
 
@@ -418,27 +480,26 @@ async def test_what_comes_by_nats_waits_for_room_and_none_is_lost(tenants: Tenan
     limit(database, NORTH, max_running_jobs=1, max_queued_jobs=2)
     [answer] = posted([tenants.of(NORTH)], 1, NEVER)
     until(lambda: rows(database, RUNNING, NORTH) == [(1,)], "the job does not run")
-    logs = [service.log for service in (tenants.service, second)]
-    before, dead = [len(log.read_text()) for log in logs], await dead_letters(url)
+    both = (tenants.service, second)
+    before, dead = [len(service.log.read_text()) for service in both], await dead_letters(url)
     job_ids = [fresh() for _ in range(12)]
     for job_id in job_ids:
         await publish(url, event(HELLO, job_id=job_id, id=job_id))
 
-    def paused() -> list[int]:
-        return [log.read_text()[start:].count('"intake_paused"') for log, start in zip(logs, before, strict=True)]
+    def told(service: Service, start: int) -> list[str]:
+        return re.findall('"intake_(paused|resumed)"', service.log.read_text()[start:])
 
-    until(lambda: any(paused()), "no intake pauses")
+    until(lambda: any(map(told, both, before)), "no intake pauses")
     arrived = "select count(*)::int from jobs where job_id = any(%s)"
     assert rows(database, arrived, job_ids) == [(2,)]
-    gauges = [
-        service.http.get("/metrics", headers=tenants.of(SOUTH).headers).text for service in (tenants.service, second)
-    ]
+    gauges = [service.http.get("/metrics", headers=tenants.of(SOUTH).headers).text for service in both]
     assert any(re.search(r"(?m)^agent_executor_intake_paused 1", gauge) for gauge in gauges)
     tenants.of(NORTH).post(f"/v1/jobs/{answer.json()['job_id']}/cancel")
     limit(database, NORTH, max_running_jobs=0)
     done = f"{arrived} and status = 'completed'"
     until(lambda: rows(database, done, job_ids) == [(12,)], "not all jobs are done")
-    assert max(paused()) == 1
+    for words in map(told, both, before):  # once each time, and not at every message
+        assert words == ["paused", "resumed"] * (len(words) // 2) + ["paused"] * (len(words) % 2)
     assert await dead_letters(url) == dead
 
 

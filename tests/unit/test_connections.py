@@ -16,6 +16,7 @@ from agent_executor.connections import MAX_HEADERS, Connection, Limits
 
 PATIENCE_S = 30.0
 EVER = 3600.0
+LARGE = b"x" * 24 * 2**20
 HEAD = b"POST /first HTTP/1.1\r\nHost: a\r\n"
 SECOND = b"GET /second HTTP/1.1\r\nHost: a\r\n\r\n"
 LIMITS = {"connections": 100, "header_bytes": 8192, "header_s": EVER, "body_s": EVER, "stall_s": EVER}
@@ -27,6 +28,7 @@ class Application:
     def __init__(self) -> None:
         self.begun: list[str] = []
         self.ended: list[str] = []
+        self.connections: set[Any] = set()
         self.hold = asyncio.Event()
         self.hold.set()
 
@@ -42,6 +44,9 @@ class Application:
             body, more = body + message["body"], message["more_body"]
         if path == "/stream":
             await self._stream(receive, send)
+        elif path == "/large":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": LARGE})
         else:
             await self.hold.wait()
             headers = {name.decode(): value.decode() for name, value in scope["headers"]}
@@ -102,6 +107,7 @@ async def serving(application: Application, keep_alive_s: int = 3600, **limits: 
     config = Config(application, http=Connection, log_config=None, timeout_keep_alive=keep_alive_s, lifespan="off")
     config.load()
     state = ServerState()
+    application.connections = state.connections
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(config, state, {}), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -203,6 +209,34 @@ async def test_a_large_body_beside_small_headers_is_none_of_that(application: Ap
             assert (await client.answer())[0] == 200
 
 
+@pytest.mark.parametrize("endless", [b"0\r\nX: ", b"0\r\n", b"2;"])
+@pytest.mark.parametrize(("path", "told"), [(b"first", [431]), (b"early", [200])])
+async def test_what_never_becomes_a_body_is_not_kept(
+    application: Application, endless: bytes, path: bytes, told: list[int]
+) -> None:
+    async with serving(application) as connect:
+        client = await connect()
+        client.send(HEAD.replace(b"first", path) + b"Transfer-Encoding: chunked\r\n\r\n" + endless)
+        answers = asyncio.create_task(client.answers())
+        for _ in range(50):
+            if answers.done():
+                break
+            client.send(b"X: " + b"a" * 995 + b"\r\n" if endless == b"0\r\n" else b"a" * 1000)
+            await asyncio.sleep(0.001)  # so that the server reads it in pieces
+        assert await answers == told
+
+
+async def test_small_chunks_are_no_such_thing(application: Application) -> None:
+    async with serving(application) as connect:
+        client = await connect()
+        client.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(200):
+            client.send(b"1;" + b"a" * 100 + b"\r\nb\r\n")
+            await asyncio.sleep(0.001)
+        client.send(b"0\r\n\r\n")
+        assert (await client.answer())[1]["body"] == "b" * 200
+
+
 @pytest.mark.parametrize("start", [b"G", b"GET / HTTP/1.1\r\nHost: a\r\nX", b"\r\n", b"GET /x HTTP/1.1\r\n"])
 async def test_headers_that_do_not_end(application: Application, start: bytes) -> None:
     async with serving(application, header_s=0.2) as connect:
@@ -229,7 +263,7 @@ async def test_who_says_nothing_is_closed_without_a_word(application: Applicatio
 
 
 async def test_an_idle_connection_is_closed_and_one_that_drips_blank_lines_as_well(application: Application) -> None:
-    async with serving(application, keep_alive_s=0, header_s=0.3) as connect:
+    async with serving(application, keep_alive_s=0, header_s=1.0) as connect:
         silent, dripping = await connect(), await connect()
         silent.send(SECOND)
         assert await silent.answers() == [200]
@@ -270,7 +304,7 @@ async def test_a_body_that_is_wrong_in_the_middle(application: Application) -> N
 
 async def test_an_answer_that_did_not_wait_for_the_body(application: Application) -> None:
     early = HEAD.replace(b"first", b"early") + b"Content-Length: 4\r\n\r\nhi"
-    async with serving(application, keep_alive_s=0, header_s=0.3) as connect:
+    async with serving(application, keep_alive_s=0, header_s=1.0) as connect:
         patient, other = await connect(), await connect()
         for client in (patient, other):
             client.send(early)
@@ -348,6 +382,30 @@ async def test_a_reader_that_does_not_read_is_let_go(application: Application) -
         client.writer.transport.pause_reading()
         client.send(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
         await until(lambda: application.ended == ["/stream"])
+
+
+@pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"])
+async def test_a_large_answer_may_be_read_slowly(application: Application, more: bytes) -> None:
+    async with serving(application, stall_s=0.4) as connect:
+        client = await connect()
+        client.send(b"GET /large HTTP/1.0\r\nHost: a\r\n" + more + b"\r\n")
+        await client.reader.readuntil(b"\r\n\r\n")
+        for _ in range(48):
+            await client.reader.readexactly(len(LARGE) // 48)
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"])
+async def test_who_stops_reading_a_large_answer_is_let_go(application: Application, more: bytes) -> None:
+    async with serving(application, stall_s=0.2) as connect:
+        client = await connect()
+        client.send(b"GET /large HTTP/1.1\r\nHost: a\r\n" + more + b"\r\n")
+        await client.reader.readexactly(2**20)
+        client.writer.transport.pause_reading()
+        await until(lambda: not application.connections)
+        client.writer.transport.resume_reading()
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+            await client.reader.readexactly(len(LARGE))
 
 
 async def test_the_one_that_waited_longest_makes_room(application: Application) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from agent_executor import health
+from agent_executor.health import Services
 
 
 async def yes() -> bool:
@@ -28,7 +29,7 @@ async def deaf() -> bool:
 
 async def test_each_answers_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "PROBE_TIMEOUT_S", 0.01)
-    answers = await health.ask({"yes": yes, "no": no, "broken": broken, "deaf": deaf})
+    answers = await Services({"yes": yes, "no": no, "broken": broken, "deaf": deaf}).ask()
     assert answers == {"yes": True, "no": False, "broken": False, "deaf": False}
 
 
@@ -39,8 +40,28 @@ async def test_all_are_asked_at_once() -> None:
         await together.wait()
         return True
 
-    assert await health.ask(dict.fromkeys("abc", probe)) == dict.fromkeys("abc", True)
+    assert await Services(dict.fromkeys("abc", probe)).ask() == dict.fromkeys("abc", True)
 
 
 async def test_nothing_to_ask() -> None:
-    assert await health.ask({}) == {}
+    assert await Services({}).ask() == {}
+
+
+async def test_who_asks_meanwhile_shares_the_answers_and_who_comes_later_does_not() -> None:
+    asked, hold = 0, asyncio.Event()
+
+    async def probe() -> bool:
+        nonlocal asked
+        asked += 1
+        await hold.wait()
+        return True
+
+    services = Services({"a": probe})
+    first, *others = (asyncio.create_task(services.ask()) for _ in range(50))
+    await asyncio.sleep(0)
+    first.cancel()  # whoever began it may go
+    hold.set()
+    assert await asyncio.gather(*others) == [{"a": True}] * 49
+    assert asked == 1
+    await services.ask()
+    assert asked == 2
