@@ -8,6 +8,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, TypedDict, cast
 from uuid import UUID
@@ -75,23 +76,39 @@ class Memory(InMemorySaver):
     """Keeps what was used beside the checkpoints."""
 
     usage_at: Callable[[int], dict[str, float]]
+    channels: set[str]
     used: dict[str, float] = {}  # noqa: RUF012 - replaced, never changed
 
     async def aput(self, config: Any, checkpoint: Any, metadata: Any, new_versions: Any) -> Any:
         self.used = self.usage_at(metadata["step"])
         return await super().aput(config, checkpoint, metadata, new_versions)
 
+    async def aput_writes(self, config: Any, writes: Any, task_id: str, task_path: str = "") -> None:
+        self.channels.update(channel for channel, _ in writes)
+        await super().aput_writes(config, writes, task_id, task_path)
+
     async def usage(self) -> dict[str, float]:
         return self.used
+
+    @property
+    def has_asked(self) -> bool:
+        return "__interrupt__" in self.channels
+
+
+FENCES = {"next": count(1)}
+"""Every claim of a test has a fence of its own, as every claim of a job has."""
 
 
 @pytest.fixture(autouse=True)
 def memory(monkeypatch: pytest.MonkeyPatch) -> InMemorySaver:
     """Stands for PostgreSQL's checkpoints."""
     saver = Memory()
+    FENCES["next"] = count(1)
 
-    def made(pool: Any, job_id: str, fence: int, usage_at: Callable[[int], dict[str, float]]) -> Memory:
-        saver.usage_at = usage_at
+    def made(
+        pool: Any, job_id: str, fence: int, usage_at: Callable[[int], dict[str, float]], *, group: Any, is_new: bool
+    ) -> Memory:
+        saver.usage_at, saver.channels = usage_at, set()
         return saver
 
     monkeypatch.setattr(checkpoints, "Saver", made)
@@ -103,7 +120,8 @@ async def no_credentials(provider: str) -> Mapping[str, str]:
 
 
 def claim(definition: dict[str, Any], answers: dict[str, Any] | None = None) -> Claim:
-    return Claim("job-1", "trace-1", definition, INPUT, traceparent=None, attempt=1, fence=1, answers=answers or {})
+    fence = next(FENCES["next"])
+    return Claim("job-1", "trace-1", definition, INPUT, traceparent=None, attempt=1, fence=fence, answers=answers or {})
 
 
 Run = Callable[..., Coroutine[Any, Any, Any]]
@@ -545,7 +563,7 @@ async def test_files_of_the_input_are_looked_at_once(runner: Callable[..., Runne
     channel: Any = heard
     interrupted = await one.run(asked, channel, one.control())
     answers = {interrupted.interrupts[0]["id"]: "yes"}
-    assert (await one.run(dataclasses.replace(asked, answers=answers), channel, one.control())).result == "yes"
+    assert (await one.run(dataclasses.replace(asked, answers=answers, fence=2), channel, one.control())).result == "yes"
     assert len(heard["warning"]) == 1
 
 
