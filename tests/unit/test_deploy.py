@@ -6,8 +6,9 @@ import json
 import re
 import shutil
 import subprocess
+from ipaddress import IPv6Network, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jsonschema
 import kubernetes_validate
@@ -290,6 +291,14 @@ def test_pods_reach_their_servers_and_nothing_else_inside() -> None:
     v4, v6 = (each["ipBlock"] for each in outside["to"])
     assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"} <= set(v4["except"])
     assert {"fc00::/7", "fe80::/10"} <= set(v6["except"])
+    for block in (v4, v6):  # or the API server refuses the policy
+        whole = ip_network(block["cidr"])
+        for part in map(ip_network, block["except"]):
+            assert part.subnet_of(whole)
+            assert part != whole
+            assert getattr(part.network_address, "ipv4_mapped", None) is None, (
+                "Go takes it for an address of four bytes"
+            )
 
 
 def test_the_migration_job_runs_the_image_with_the_runners_variables() -> None:

@@ -14,6 +14,7 @@ import docker
 import pytest
 
 from tier3.image import engine
+from tier3.image.__main__ import _default_base
 from tier3.image.errors import BuildError
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,43 @@ def test_buildkit_builds_where_it_is_there(
     assert api.asked["params"] == {"version": builder}
     assert api.asked["target"] == "runtime"
     assert api.params == {}
+
+
+class Registry(Api):
+    """An engine that lacks an image, before a registry."""
+
+    def __init__(self, events: list[dict[str, Any]]) -> None:
+        super().__init__({"ApiVersion": "1.41", "Os": "linux"}, events)
+        self.pulled: list[str] = []
+
+    def inspect_image(self, name: str) -> None:
+        if name not in self.pulled and name != "here:1":
+            raise docker.errors.ImageNotFound(f"no such image: {name}")
+
+    def pull(self, name: str, **words: Any) -> Iterator[dict[str, Any]]:
+        self.pulled.append(name)
+        yield from self.events
+
+
+def test_a_base_image_is_pulled_where_it_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api = Registry([{"status": "Pulling"}, {"status": "Done"}])
+    monkeypatch.setattr(docker, "APIClient", lambda **_: api)
+    for name in ("here:1", "away:1", "away:1"):
+        engine.Engine().fetch(name)
+    assert api.pulled == ["away:1"]
+    assert "pulled  (away:1)" in capsys.readouterr().err
+
+
+def test_a_base_image_that_cannot_be_pulled_fails_in_the_registrys_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker, "APIClient", lambda **_: Registry([{"error": "manifest unknown"}]))
+    with pytest.raises(BuildError, match="manifest unknown"):
+        engine.Engine().fetch("away:1")
+
+
+def test_the_dockerfiles_own_base_is_known() -> None:
+    assert _default_base(ROOT) == "python:3.12-slim-bookworm"
 
 
 def test_an_end_without_an_image_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,10 @@ import signal
 import sys
 import time
 
+import httpx
+import psycopg
 from docker.errors import DockerException
+from redis.exceptions import RedisError
 from requests.exceptions import RequestException
 
 from agent_executor.redaction import redact
@@ -24,7 +27,10 @@ from tier3.image.progress import say
 from tier3.stack import ServerError
 from tier3.stack.launch import die_with
 
-_FAILURES = (ChainError, BuildError, ServerError, DockerException, RequestException)
+_FAILURES = (
+    *(ChainError, BuildError, ServerError, DockerException, RequestException, OSError),
+    *(httpx.HTTPError, psycopg.Error, RedisError),
+)
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 import tomllib
@@ -65,6 +66,7 @@ def made(wanted: Options, root: Path, *, cached: bool = True) -> str:
         cached=cached,
     )
     say(f"build: {name} ({wanted.target}), {engine}")
+    engine.fetch(wanted.build_args.get("BASE_IMAGE") or _default_base(root))
     image_id = engine.build(build)
     say(f"build: {image_id} in {time.monotonic() - began:.1f} s")
     if wanted.push:
@@ -73,6 +75,14 @@ def made(wanted: Options, root: Path, *, cached: bool = True) -> str:
         with wanted.github_output.open("a") as output:
             output.write(f"image={name}\n")
     return name
+
+
+def _default_base(root: Path) -> str:
+    """The base image that the Dockerfile names."""
+    found = re.search(r"^ARG BASE_IMAGE=(\S+)$", (root / "Dockerfile").read_text(), re.MULTILINE)
+    if found is None:
+        raise BuildError("the Dockerfile names no BASE_IMAGE")
+    return found[1]
 
 
 def checked(root: Path) -> Engine:

@@ -6,12 +6,13 @@ import contextlib
 import io
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
 import docker
-from docker.errors import DockerException
+from docker.errors import DockerException, ImageNotFound
 from docker.utils import kwargs_from_env
 from requests.exceptions import RequestException
 
@@ -63,6 +64,22 @@ class Engine:
         """Whether it has an image of this name."""
         with _as_build_error():
             return bool(self._api.images(name))
+
+    def fetch(self, name: str) -> None:
+        """Have it have an image of this name, pulled if it is not there.
+
+        BuildKit would pull it itself, but has to ask who it may do so as (moby/buildkit, session/auth), and the SDK
+        leaves that unanswered.
+        """
+        with _as_build_error():
+            try:
+                self._api.inspect_image(name)
+            except ImageNotFound:
+                began = time.monotonic()
+                for event in self._api.pull(name, stream=True, decode=True):
+                    if "error" in event:
+                        raise BuildError(event["error"]) from None
+                progress.step(time.monotonic() - began, "pulled", name)
 
     def build(self, build: Build) -> str:
         """Build, and return the image's id; BuildError with the engine's words, after the step's output."""
