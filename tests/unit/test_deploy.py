@@ -292,13 +292,12 @@ def test_pods_reach_their_servers_and_nothing_else_inside() -> None:
     assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"} <= set(v4["except"])
     assert {"fc00::/7", "fe80::/10"} <= set(v6["except"])
     for block in (v4, v6):  # or the API server refuses the policy
-        whole = ip_network(block["cidr"])
-        for part in map(ip_network, block["except"]):
+        whole, *parts = cast("list[IPv6Network]", [ip_network(each) for each in (block["cidr"], *block["except"])])
+        for part in parts:
             assert part.subnet_of(whole)
             assert part != whole
-            assert getattr(part.network_address, "ipv4_mapped", None) is None, (
-                "Go takes it for an address of four bytes"
-            )
+            mapped = getattr(part.network_address, "ipv4_mapped", None)
+            assert mapped is None, "Go takes it for an address of four bytes"
 
 
 def test_the_migration_job_runs_the_image_with_the_runners_variables() -> None:
