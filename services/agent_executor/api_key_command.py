@@ -12,45 +12,24 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 
-import psycopg
-from psycopg.rows import dict_row
-
 from . import sql
 from .api_keys import new_key
 from .callers import SCOPES, is_tenant
+from .database_command import Connection, parser, run, say
 from .job import DEFAULT_TENANT, MAX_ID_CHARS
 from .listing import lines
-from .migrate import settings as database_settings
-from .migrate.errors import Refused
 
 SQL = sql.load("api_key_command.sql")
 _COLUMNS = ("id", "name", "tenant", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at")
-_EPILOG = f"""scopes: {", ".join(sorted(SCOPES))}
-environment: POSTGRES_HOST, _PORT, _DB, _USER, _PASSWORD (required), _SSLMODE, _CACERT
-exit status: 0 done, 1 no such key, 2 refused: call or environment, 4 database unreachable or not migrated
-"""
+_ABOUT = f"scopes: {', '.join(sorted(SCOPES))}"
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a command. Returns the exit status."""
-    try:
-        asked = _parser().parse_args(arguments)
-        dsn = database_settings(environment).dsn
-        with psycopg.connect(
-            dsn, connect_timeout=10, options="-c search_path=agent_executor", autocommit=True, row_factory=dict_row
-        ) as connection:
-            status: int = asked.run(connection, asked)
-            return status
-    except SystemExit as error:  # argparse has printed why
-        return int(error.code or 0)
-    except Refused as error:
-        return _say(str(error), 2)
-    except psycopg.Error as error:
-        certificate = ": POSTGRES_CACERT names the authority of its certificate" if "SSL" in str(error) else ""
-        return _say(f"the database does not do it: {type(error).__name__}{certificate}", 4)
+    return run(_parser(), arguments, environment)
 
 
-def _new(connection: psycopg.Connection[dict[str, object]], asked: argparse.Namespace) -> int:
+def _new(connection: Connection, asked: argparse.Namespace) -> int:
     key = new_key()
     row = {"id": key.id, "name": asked.name, "tenant": asked.tenant, "scopes": asked.scopes, "hash": key.hash}
     connection.execute(SQL["add"], {**row, "days": asked.days, "actor": _actor()})
@@ -59,26 +38,21 @@ def _new(connection: psycopg.Connection[dict[str, object]], asked: argparse.Name
     return 0
 
 
-def _list(connection: psycopg.Connection[dict[str, object]], asked: argparse.Namespace) -> int:
+def _list(connection: Connection, asked: argparse.Namespace) -> int:
     rows = connection.execute(SQL["all"]).fetchall()
     sys.stdout.write("".join(f"{line}\n" for line in lines(_COLUMNS, rows)))
     return 0
 
 
-def _revoke(connection: psycopg.Connection[dict[str, object]], asked: argparse.Namespace) -> int:
+def _revoke(connection: Connection, asked: argparse.Namespace) -> int:
     if connection.execute(SQL["revoke"], {"id": asked.id, "actor": _actor()}).rowcount:
         return 0
-    return _say("no key has this id; list shows all", 1)
+    return say("api-key", "no key has this id; list shows all", 1)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m agent_executor api-key",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    wanted = parser("api-key", _ABOUT, "0 done, 1 no such key")
+    commands = wanted.add_subparsers(required=True, metavar="COMMAND")
     new = commands.add_parser("new", help="make a key and print it, this once", allow_abbrev=False)
     new.add_argument("name", type=_name, metavar="NAME", help="who it is for; it stands in logs")
     new.add_argument("--scopes", type=_scopes, required=True, help="what it allows, with commas")
@@ -89,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     revoke = commands.add_parser("revoke", help="end a key at once, for good", allow_abbrev=False)
     revoke.add_argument("id", metavar="ID", help="the part of the key after ae_")
     revoke.set_defaults(run=_revoke)
-    return parser
+    return wanted
 
 
 def _name(word: str) -> str:
@@ -125,8 +99,3 @@ def _actor() -> str:
     except (KeyError, OSError):  # no name is known for the user's number
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"[:MAX_ID_CHARS]
-
-
-def _say(text: str, status: int) -> int:
-    sys.stderr.write(f"api-key: {text}\n")
-    return status

@@ -12,46 +12,31 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-import psycopg
-from psycopg.rows import dict_row
-
 from . import sql
+from .database_command import Connection, parser, run, say
 from .listing import lines
-from .migrate import settings as database_settings
-from .migrate.errors import Refused
 
 SQL = sql.load("audit_command.sql")
 _COLUMNS = ("at", "action", "outcome", "actor", "key_id", "tenant", "job_id", "address", "via", "count", "detail")
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_EPILOG = """examples:
+_ABOUT = """examples:
   audit --job JOB                 who did what to this job
-  audit --refused --since 2h      who was refused in the last two hours
-environment: POSTGRES_HOST, _PORT, _DB, _USER, _PASSWORD (required)
-exit status: 0 done, 1 no entry fits, 2 refused: call or environment, 4 database unreachable or not migrated
-"""
+  audit --refused --since 2h      who was refused in the last two hours"""
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Print what fits, the latest last. Returns the exit status."""
-    try:
-        asked = vars(_parser().parse_args(arguments))
-        dsn = database_settings(environment).dsn
-        with psycopg.connect(
-            dsn, connect_timeout=10, options="-c search_path=agent_executor", row_factory=dict_row
-        ) as connection:
-            found = connection.execute(SQL["entries"], asked | _from(asked["since"])).fetchall()
-    except SystemExit as error:  # argparse has printed why
-        return int(error.code or 0)
-    except Refused as error:
-        return _say(str(error), 2)
-    except psycopg.Error as error:
-        return _say(f"the database does not do it: {type(error).__name__}", 4)
+    return run(_parser(), arguments, environment)
+
+
+def _show(connection: Connection, asked: argparse.Namespace) -> int:
+    found = connection.execute(SQL["entries"], vars(asked) | _from(asked.since)).fetchall()
     if not found:
-        return _say("no entry fits", 1)
-    if len(found) == asked["limit"]:
-        _say(f"only the last {len(found)} are shown, see --limit", 0)
+        return say("audit", "no entry fits", 1)
+    if len(found) == asked.limit:
+        say("audit", f"only the last {len(found)} are shown, see --limit", 0)
     found.reverse()
-    if asked["json"]:
+    if asked.json:
         sys.stdout.write("".join(f"{json.dumps(row, default=datetime.isoformat)}\n" for row in found))
     else:
         sys.stdout.write("".join(f"{line}\n" for line in lines(_COLUMNS, found)))
@@ -59,20 +44,16 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m agent_executor audit",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--job", dest="job_id", metavar="ID", help="of this job")
-    parser.add_argument("--tenant", help="of this tenant")
-    parser.add_argument("--actor", help="of the caller of this name, or of the API key of this id")
-    parser.add_argument("--since", type=_since, help="from then on: 30m, 2h, 7d ago, or a time as 2026-01-31T03:00")
-    parser.add_argument("--refused", action="store_true", help="only what was refused")
-    parser.add_argument("--limit", type=_limit, default=1000, help="so many at most (1000)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    return parser
+    wanted = parser("audit", _ABOUT, "0 done, 1 no entry fits")
+    wanted.add_argument("--job", dest="job_id", metavar="ID", help="of this job")
+    wanted.add_argument("--tenant", help="of this tenant")
+    wanted.add_argument("--actor", help="of the caller of this name, or of the API key of this id")
+    wanted.add_argument("--since", type=_since, help="from then on: 30m, 2h, 7d ago, or a time as 2026-01-31T03:00")
+    wanted.add_argument("--refused", action="store_true", help="only what was refused")
+    wanted.add_argument("--limit", type=_limit, default=1000, help="so many at most (1000)")
+    wanted.add_argument("--json", action="store_true", help="one JSON object a line")
+    wanted.set_defaults(run=_show)
+    return wanted
 
 
 def _since(word: str) -> float | datetime:
@@ -95,8 +76,3 @@ def _limit(word: str) -> int:
     if not (word.isascii() and word.isdecimal() and 0 < int(word) <= 1_000_000):
         raise argparse.ArgumentTypeError("must be a number from 1 to 1000000")
     return int(word)
-
-
-def _say(text: str, status: int) -> int:
-    sys.stderr.write(f"audit: {text}\n")
-    return status

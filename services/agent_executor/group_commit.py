@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import stamina
-from psycopg import AsyncConnection, Error
+from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
 from . import database
@@ -115,11 +115,11 @@ class GroupCommit(Generic[W, R]):
             for works in batch.values():
                 _fail(works, error)
             return
-        except (Error, ValueError, TypeError, OverflowError):
-            results = {}  # one of them cannot be stored; which one shows alone
-        except BaseException as error:
+        except Exception:  # noqa: BLE001 - one of them cannot be stored; which one, and why, shows alone
+            results = {}
+        except BaseException:
             for works in batch.values():
-                _fail(works, error if isinstance(error, Exception) else Stopped("the commit was cancelled"))
+                _fail(works, Stopped("the commit was cancelled"))
             raise
         for owner, works in batch.items():
             if owner in results:
@@ -151,6 +151,8 @@ class GroupCommit(Generic[W, R]):
 
     async def _committed_once(self, batch: Mapping[Hashable, list[_Work[W, R]]], alone: bool) -> Mapping[Hashable, R]:
         works = [work for works in batch.values() for work in works if not work.done.done()]
+        if not works:
+            return {}  # everybody has left meanwhile
         limit_s = database.LIMIT_S + sum(work.size for work in works) / _BYTES_A_SECOND
         async with database.connection(self._pool, limit_s) as connection:
             return await self._commit(connection, [work.content for work in works], alone)

@@ -9,14 +9,10 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
-import psycopg
-from psycopg.rows import dict_row
-
 from . import sql
 from .api_key_command import tenant_name
+from .database_command import Connection, parser, run, say
 from .listing import lines
-from .migrate import settings as database_settings
-from .migrate.errors import Refused
 
 SQL = sql.load("tenant_command.sql")
 _LIMITS = {
@@ -27,60 +23,39 @@ _LIMITS = {
     "max_body_bytes": "size of a request or message; never more than MAX_BODY_BYTES",
 }
 _COLUMNS = ("tenant", *_LIMITS, "queued", "running", "streams")
-_EPILOG = """limits: a number; 0 for none; `default` for what the settings TENANT_MAX_* say
-environment: POSTGRES_HOST, _PORT, _DB, _USER, _PASSWORD (required)
-exit status: 0 done, 1 no such tenant, 2 refused: call or environment, 4 database unreachable or not migrated
-"""
+_ABOUT = "limits: a number; 0 for none; `default` for what the settings TENANT_MAX_* say"
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a command. Returns the exit status."""
-    try:
-        asked = _parser().parse_args(arguments)
-        dsn = database_settings(environment).dsn
-        with psycopg.connect(
-            dsn, connect_timeout=10, options="-c search_path=agent_executor", autocommit=True, row_factory=dict_row
-        ) as connection:
-            status: int = asked.run(connection, asked)
-            return status
-    except SystemExit as error:  # argparse has printed why
-        return int(error.code or 0)
-    except Refused as error:
-        return _say(str(error), 2)
-    except psycopg.Error as error:
-        return _say(f"the database does not do it: {type(error).__name__}", 4)
+    return run(_parser(), arguments, environment)
 
 
-def _set(connection: psycopg.Connection[dict[str, object]], asked: argparse.Namespace) -> int:
+def _set(connection: Connection, asked: argparse.Namespace) -> int:
     named = {name: limit for name in _LIMITS if (limit := getattr(asked, name)) is not None}
     if not named:
-        return _say("set needs a limit; set --help has them", 2)
+        return say("tenant", "set needs a limit; set --help has them", 2)
     limits = {name: None if limit == "default" else limit for name, limit in named.items()}
     nothing = dict.fromkeys(_LIMITS)
     connection.execute(SQL["set_limits"], {"tenant": asked.tenant, "named": list(named), **nothing, **limits})
     return 0
 
 
-def _list(connection: psycopg.Connection[dict[str, object]], asked: argparse.Namespace) -> int:
+def _list(connection: Connection, asked: argparse.Namespace) -> int:
     rows = connection.execute(SQL["all"]).fetchall()
     sys.stdout.write("".join(f"{line}\n" for line in lines(_COLUMNS, rows)))
     return 0
 
 
-def _unset(connection: psycopg.Connection[dict[str, object]], asked: argparse.Namespace) -> int:
+def _unset(connection: Connection, asked: argparse.Namespace) -> int:
     if connection.execute(SQL["unset"], {"tenant": asked.tenant}).rowcount:
         return 0
-    return _say("the tenant has no limits of its own; list shows all", 1)
+    return say("tenant", "the tenant has no limits of its own; list shows all", 1)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m agent_executor tenant",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    wanted = parser("tenant", _ABOUT, "0 done, 1 no such tenant")
+    commands = wanted.add_subparsers(required=True, metavar="COMMAND")
     change = commands.add_parser("set", help="change limits of a tenant; those not named stay", allow_abbrev=False)
     change.add_argument("tenant", type=tenant_name, metavar="NAME")
     for name, meaning in _LIMITS.items():
@@ -90,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     unset = commands.add_parser("unset", help="have the settings hold for a tenant again", allow_abbrev=False)
     unset.add_argument("tenant", type=tenant_name, metavar="NAME")
     unset.set_defaults(run=_unset)
-    return parser
+    return wanted
 
 
 def _limit(word: str) -> int | str:
@@ -99,8 +74,3 @@ def _limit(word: str) -> int | str:
     if not (word.isascii() and word.isdecimal() and int(word) < 2**31):
         raise argparse.ArgumentTypeError("must be a number from 0, or `default`")
     return int(word)
-
-
-def _say(text: str, status: int) -> int:
-    sys.stderr.write(f"tenant: {text}\n")
-    return status

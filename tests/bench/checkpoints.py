@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import operator
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Any
 
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-from langgraph.graph import END, START, StateGraph
 
 from agent_executor import database, job, migrate
-from agent_executor.checkpoints import Saver
+from agent_executor.checkpoints import Saver, savers_of
 from agent_executor.database import Pool
 from agent_executor.ledger import Ledger
+from tests.bench import plain
 from tests.bench.figures import Figure, compared, side_by_side, timed
 from tests.definitions import DATA
 from tier3.stack import Postgres
@@ -26,10 +25,8 @@ RUNS = 9
 MOST = 1.15
 
 
-class State(TypedDict):
-    """A list that every node adds to."""
-
-    items: Annotated[list[str], operator.add]
+def _add(state: plain.State) -> plain.State:
+    return {"items": ["x"]}
 
 
 def measure(server: Postgres) -> list[Figure]:
@@ -40,7 +37,7 @@ def measure(server: Postgres) -> list[Figure]:
     loop = asyncio.new_event_loop()
     pool = database.pool(with_schema, 16)
     loop.run_until_complete(_opened(pool))
-    graph = _graph()
+    graph, group = plain.chain(NODES, _add).compile(), savers_of(pool)
 
     def many(saver_of: Callable[[Any], Any], at_once: int) -> Callable[[], float]:
         def run() -> float:
@@ -50,7 +47,7 @@ def measure(server: Postgres) -> list[Figure]:
         return run
 
     def ours(claim: Any) -> Saver:
-        return Saver(pool, claim.job_id, claim.fence)
+        return Saver(pool, claim.job_id, claim.fence, group=group)
 
     def stock(claim: Any) -> AsyncPostgresSaver:
         return AsyncPostgresSaver(pool)
@@ -71,19 +68,6 @@ def measure(server: Postgres) -> list[Figure]:
         ours_ms, stock_ms = found[f"ours {at_once}"], found[f"stock {at_once}"]
         figures.append(compared(f"{label}, the fenced saver", ours_ms, stock_ms, "LangGraph's", MOST))
     return figures
-
-
-def _graph() -> Any:
-    def node(state: State) -> State:
-        return {"items": ["x"]}
-
-    builder = StateGraph(State)
-    names = [f"n{number}" for number in range(NODES)]
-    for name in names:
-        builder.add_node(name, node)
-    for before, after in zip([START, *names], [*names, END], strict=True):
-        builder.add_edge(before, after)
-    return builder.compile()
 
 
 async def _opened(pool: Pool) -> None:

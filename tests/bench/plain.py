@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Annotated, TypedDict
+from typing import Annotated, Any, TypedDict
 
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
@@ -23,8 +23,8 @@ def node(state: State) -> State:
     return {"items": ["x"]}
 
 
-def chain(nodes: int) -> StateGraph[State]:
-    """So many nodes, one after the other."""
+def chain(nodes: int, node: Any = node) -> StateGraph[State]:
+    """So many of these nodes, one after the other."""
     builder = StateGraph(State)
     names = [f"n{number}" for number in range(nodes)]
     for name in names:

@@ -186,6 +186,26 @@ async def test_what_nobody_waits_for_any_more_is_not_committed(saver: Saver, dat
     assert rows(database, "select count(*) from checkpoints") == [(1,)]
 
 
+async def test_a_bug_in_company_leaves_nobody_waiting(pool: connections.Pool) -> None:
+    """Also not those that came while it happened."""
+
+    async def stumble(connection: Any, works: Any, alone: bool) -> Any:
+        if not alone:
+            later.append(asyncio.create_task(group.commit("later", "work")))
+            await asyncio.sleep(0)
+            raise KeyError("a bug")
+        if works == ["bad"]:
+            raise KeyError("its own")
+        return {"good": True, "later": True}
+
+    later: list[asyncio.Task[bool | None]] = []
+    group = GroupCommit[str, bool](pool, stumble)
+    async with asyncio.timeout(10):
+        found = await asyncio.gather(group.commit("good", "x"), group.commit("bad", "bad"), return_exceptions=True)
+        assert (found[0], type(found[1])) == (True, KeyError)
+        assert await later[0] is True
+
+
 async def test_many_jobs_share_a_transaction(pool: connections.Pool, database: Database) -> None:
     group = savers_of(pool)
     savers = {f"j{number}": Saver(pool, *await claim_of(pool, f"j{number}"), group=group) for number in range(20)}
