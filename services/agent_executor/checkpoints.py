@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from operator import itemgetter
 from typing import Any
 
@@ -36,13 +36,14 @@ from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import DictRow
 
 from . import database, sql
+from .arrays import Bigints, Blobs, Ints, Texts
 from .database import Pool, persistently
 from .errors import LeaseLost, Stopped
 from .group_commit import GroupCommit
 from .redaction import redact
 
 SQL = sql.load("checkpoints.sql")
-_ALONE = SQL["commit"].replace(" skip locked", "")
+TABLES = {"puts": SQL["puts"], "blobs": SQL["blobs"], "writes": SQL["writes"], "replaced": SQL["replaced"]}
 _PLACE = ("job_id", "fence", "thread_id", "checkpoint_ns")
 _WRITE = (*_PLACE, "checkpoint_id", "task_id", "task_path", "idx", "channel", "type", "blob")
 _COLUMNS = {
@@ -51,6 +52,7 @@ _COLUMNS = {
     "writes": _WRITE,
     "replaced": _WRITE,
 }
+_ARRAYS: dict[str, Callable[[Iterable[Any]], list[Any]]] = {"fence": Bigints, "idx": Ints, "blob": Blobs}
 _REPLACING = {"puts": (2, 3, 4), "replaced": (2, 3, 4, 5, 7)}
 """Of rows that replace what is there: which columns are their key."""
 
@@ -163,7 +165,9 @@ class Saver(AsyncPostgresSaver):
         if self._usage_at is not None:
             described = {**described, "usage": self._usage_at(metadata.get("step", 0))}  # type: ignore[typeddict-unknown-key]
         inline, large = _split(checkpoint["channel_values"])
-        versions = {channel: version for channel, version in new_versions.items() if channel in large}
+        versions: ChannelVersions = {
+            channel: str(version) for channel, version in new_versions.items() if channel in large
+        }
         blobs = self._dump_blobs(thread_id, namespace, large, versions)
         saved = (json.dumps({**checkpoint, "channel_values": inline}), json.dumps(described))
         put = (thread_id, namespace, checkpoint["id"], parent_id, *saved)
@@ -240,15 +244,31 @@ def _split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 async def _commit(connection: AsyncConnection[DictRow], works: Sequence[_Rows], alone: bool) -> Mapping[Hashable, bool]:
     """Write what belongs to claims that hold; returns these."""
     claims = {work.claim for work in works}
-    parameters: dict[str, Any] = {"job_ids": [job_id for job_id, _ in claims], "fences": [fence for _, fence in claims]}
+    parameters: dict[str, Any] = {
+        "job_ids": Texts(job_id for job_id, _ in claims),
+        "fences": Bigints(fence for _, fence in claims),
+    }
+    tables = []
     for table, names in _COLUMNS.items():
         rows = [(*work.claim, *row) for work in works for row in getattr(work, table)]
+        if not rows:
+            continue
         if table in _REPLACING:  # one statement may not write a row twice
             rows = list({itemgetter(*_REPLACING[table])(row): row for row in rows}.values())
-        columns = zip(*rows, strict=True) if rows else ((),) * len(names)
-        parameters |= {f"{table}_{name}": list(column) for name, column in zip(names, columns, strict=True)}
-    cursor = await connection.execute(_ALONE if alone else SQL["commit"], parameters, binary=True)
+        columns = zip(*rows, strict=True)
+        parameters |= {
+            f"{table}_{name}": _ARRAYS.get(name, Texts)(column) for name, column in zip(names, columns, strict=True)
+        }
+        tables.append(table)
+    cursor = await connection.execute(_statement(tuple(tables), alone), parameters, binary=True)
     return {(row["job_id"], row["fence"]): True for row in await cursor.fetchall()}
+
+
+@cache
+def _statement(tables: tuple[str, ...], alone: bool) -> str:
+    """It writes to these tables only, since every one that it names takes time."""
+    held = SQL["held"].replace(" skip locked", "") if alone else SQL["held"]
+    return f"with {', '.join([held, *map(TABLES.__getitem__, tables)])}" + SQL["commit"]
 
 
 def savers_of(pool: Pool) -> Group:

@@ -1,16 +1,20 @@
 -- Every write of checkpoints. The tables and what stands in them are langgraph-checkpoint-postgres'.
 
--- name: commit
--- What the savers of many claims have to write. The statement locks the jobs' rows against a new claim (FOR SHARE), writes
--- only what belongs to a claim that still holds, and returns these claims. A row that somebody has locked is passed over
--- in company, and waited for alone: nobody waits for another job's lock. Of errors, interrupts and the like the last one
--- counts (`replaced`); of everything else that a task wrote the first.
-with held as materialized (
+-- What the savers of many claims have to write goes in one statement: these with-queries, as far as there are rows for
+-- them, and `commit`.
+
+-- name: held
+-- The claims that hold: the jobs' rows are locked against a new claim (FOR SHARE). A row that somebody has locked is passed
+-- over in company, and waited for alone: nobody waits for another job's lock.
+held as materialized (
     select jobs.job_id, jobs.fence
     from unnest(%(job_ids)s::text[], %(fences)s::bigint[]) as claims (job_id, fence)
         join jobs on jobs.job_id = claims.job_id and jobs.fence = claims.fence and jobs.status = 'running'
     for share of jobs skip locked
-), blobs as (
+)
+
+-- name: blobs
+blobs as (
     insert into checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
     select thread_id, checkpoint_ns, channel, version, type, blob
     from unnest(
@@ -18,7 +22,10 @@ with held as materialized (
         %(blobs_channel)s::text[], %(blobs_version)s::text[], %(blobs_type)s::text[], %(blobs_blob)s::bytea[]
     ) as dumped (job_id, fence, thread_id, checkpoint_ns, channel, version, type, blob) join held using (job_id, fence)
     on conflict (thread_id, checkpoint_ns, channel, version) do nothing
-), put as (
+)
+
+-- name: puts
+puts as (
     insert into checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
     select thread_id, checkpoint_ns, checkpoint_id, parent_id, checkpoint::jsonb, metadata::jsonb
     from unnest(
@@ -28,7 +35,11 @@ with held as materialized (
         join held using (job_id, fence)
     on conflict (thread_id, checkpoint_ns, checkpoint_id) do update
     set checkpoint = excluded.checkpoint, metadata = excluded.metadata
-), written as (
+)
+
+-- name: writes
+-- Of what a task wrote the first counts.
+writes as (
     insert into checkpoint_writes
         (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
     select thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob
@@ -41,7 +52,11 @@ with held as materialized (
         (job_id, fence, thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
         join held using (job_id, fence)
     on conflict (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) do nothing
-), replaced as (
+)
+
+-- name: replaced
+-- Of errors, interrupts and the like the last one counts.
+replaced as (
     insert into checkpoint_writes
         (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
     select thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob
@@ -56,6 +71,8 @@ with held as materialized (
     on conflict (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) do update
     set channel = excluded.channel, type = excluded.type, blob = excluded.blob
 )
+
+-- name: commit
 select job_id, fence from held;
 
 -- name: usage

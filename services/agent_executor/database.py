@@ -136,6 +136,8 @@ def thread_severed_after(connection: psycopg.Connection[Any], limit_s: float) ->
 
 async def persistently(call: Callable[[], Awaitable[T]]) -> T:
     """What `call` gives, tried again for as long as PostgreSQL is away; whoever waits decides how long that may be."""
+    with suppress(Unavailable):  # as a rule it takes no more
+        return await call()
     async for attempt in stamina.retry_context(
         on=Unavailable, attempts=None, timeout=None, wait_initial=0.1, wait_max=1.0, wait_jitter=0.2
     ):

@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar
 
-import stamina
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
@@ -140,14 +140,9 @@ class GroupCommit(Generic[W, R]):
                 self._flushing = asyncio.create_task(self._flush(), context=Context())
 
     async def _committed(self, batch: Mapping[Hashable, list[_Work[W, R]]], *, alone: bool) -> Mapping[Hashable, R]:
-        if not self._is_patient:
-            return await self._committed_once(batch, alone)
-        async for attempt in stamina.retry_context(
-            on=Unavailable, attempts=None, timeout=None, wait_initial=0.1, wait_max=1.0, wait_jitter=0.2
-        ):
-            with attempt:
-                return await self._committed_once(batch, alone)
-        raise AssertionError("retried without end")
+        if self._is_patient:
+            return await database.persistently(partial(self._committed_once, batch, alone))
+        return await self._committed_once(batch, alone)
 
     async def _committed_once(self, batch: Mapping[Hashable, list[_Work[W, R]]], alone: bool) -> Mapping[Hashable, R]:
         works = [work for works in batch.values() for work in works if not work.done.done()]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -33,6 +33,7 @@ from .announcements import (
     outcome_id,
     outcome_subject,
 )
+from .arrays import Bigints, Blobs, Ints, Texts
 from .database import Pool
 from .errors import Cancelled, Conflict, LeaseLost, NotFound, TooManyRequests, Unavailable, WorkerLost
 from .group_commit import GroupCommit
@@ -46,6 +47,7 @@ _CANCELLABLE = [status.value for status in Status if Status.CANCELLED in TRANSIT
 
 SQL = sql.load("ledger.sql")
 _ENDING = ("job_ids", "tenants", "fences", "statuses", "results", "errors", "usages", "outcome_ids", "event_counts")
+_ARRAYS: dict[str, Callable[[Iterable[Any]], list[Any]]] = {"fences": Bigints, "event_counts": Ints}
 _FINISH_ALONE = SQL["finish"].replace(" skip locked", "")
 
 
@@ -196,7 +198,9 @@ class Ledger:
         """
         first = {each.row["job_id"]: each for each in reversed(asked)}
         rows = [each.row for each in first.values()]
-        parameters: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
+        parameters: dict[str, Any] = {
+            name: (Blobs if name == "body_hash" else Texts)(row[name] for row in rows) for name in rows[0]
+        }
         cursor = await connection.execute(SQL["accept"], parameters | self._allowance.parameters(), binary=True)
         return {first[row["job_id"]]: True for row in await cursor.fetchall()}
 
@@ -508,10 +512,12 @@ async def _finish(
 ) -> Mapping[Hashable, bool]:
     """Record outcomes; returns the ids of those that are."""
     rows = zip(*(each.row for each in endings), strict=True)
-    parameters: dict[str, list[Any]] = dict(zip(_ENDING, map(list, rows), strict=True))
+    parameters: dict[str, list[Any]] = {
+        name: _ARRAYS.get(name, Texts)(column) for name, column in zip(_ENDING, rows, strict=True)
+    }
     for name in columns(()):
-        parameters[name] = [value for each in endings for value in each.letters[name]]
-    parameters["letters_of"] = [each.row[0] for each in endings for _ in each.letters["msg_ids"]]
+        parameters[name] = Texts(value for each in endings for value in each.letters[name])
+    parameters["letters_of"] = Texts(each.row[0] for each in endings for _ in each.letters["msg_ids"])
     cursor = await connection.execute(_FINISH_ALONE if alone else SQL["finish"], parameters, binary=True)
     return {(row["outcome_id"], row["tenant"]): True for row in await cursor.fetchall()}
 

@@ -54,7 +54,8 @@ def test_every_file_has_its_module() -> None:
 def test_a_query_is_the_statement_below_its_name(file: str) -> None:
     queries = sql.load(file)
     assert len(queries) == (PACKAGE / file).read_text().count("-- name: ")
-    assert all(text.strip().endswith(";") and text.count(";") >= 1 for text in queries.values())
+    fragments = {"held", *checkpoints.TABLES} if file == "checkpoints.sql" else set()
+    assert {name for name, text in queries.items() if not text.strip().endswith(";")} == fragments
     assert not any("-- name:" in text for text in queries.values())
 
 
