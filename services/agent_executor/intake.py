@@ -43,7 +43,6 @@ _FETCH_S = 0.5
 _BATCH = 32
 _RETRY_S = 1.0
 _PAUSE_S = 1.0
-_ACK_S = 2.0
 _REASONS: Mapping[type[AgentExecutorError], str] = {
     InvalidInput: "invalid",
     PayloadTooLarge: "too-large",
@@ -136,7 +135,7 @@ class Intake:
         try:
             await self._accept(message)
             crash.point("after_accept")
-            await message.ack_sync(_ACK_S)
+            await message.ack()
             crash.point("after_ack")
             metrics.nats_processed.inc()
         except TooManyRequests as limit:

@@ -10,12 +10,13 @@ Every method may be called again when its answer was lost; it then finds its wor
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
@@ -46,6 +47,9 @@ _NOBODY = dict.fromkeys(vars(UNKNOWN))
 _CANCELLABLE = [status.value for status in Status if Status.CANCELLED in TRANSITIONS[status]]
 
 SQL = sql.load("ledger.sql")
+FIRST = 1
+"""The fence of a job's first claim: nobody can have saved a checkpoint, or announced anything, before."""
+IN_HAND_S = 5
 _ENDING = ("job_ids", "tenants", "fences", "statuses", "results", "errors", "usages", "outcome_ids", "event_counts")
 _ARRAYS: dict[str, Callable[[Iterable[Any]], list[Any]]] = {"fences": Bigints, "event_counts": Ints}
 _FINISH_ALONE = SQL["finish"].replace(" skip locked", "")
@@ -94,32 +98,86 @@ class Ended:
     tenant: str = DEFAULT_TENANT
 
 
+class Starter(Protocol):
+    """Who may run a job as soon as it has arrived: this process's worker."""
+
+    name: str
+
+    def reserve(self, wanted: int) -> int:
+        """Keep up to `wanted` slots free, and say how many."""
+
+    def start(self, claims: Sequence[Claim], asked_at: float, reserved: int) -> None:
+        """Run these, claimed not before `asked_at` (time.monotonic); of the `reserved` slots no other is needed."""
+
+
+class Courier(Protocol):
+    """Who delivers what is committed for a target, at once: this process's outbox."""
+
+    def may_take(self) -> bool:
+        """Whether it would deliver one at once."""
+
+    def take(self, letter: Letter) -> None:
+        """Deliver it, within `IN_HAND_S`."""
+
+    def look(self) -> None:
+        """Deliver what is due."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Asked:
     """A row of `accept`: two that are alike are two requests."""
 
     row: Mapping[str, Any]
+    submission: Submission
 
     def size(self) -> int:
         """About how many bytes are sent."""
         return len(self.row["definition"]) + len(self.row["input"])
 
+    def first_claim(self) -> Claim:
+        """What `claim` would have given."""
+        submission = self.submission
+        return Claim(
+            submission.job_id,
+            submission.trace_id,
+            submission.definition,
+            submission.input,
+            self.row["traceparent"],
+            attempt=1,
+            fence=FIRST,
+            source=submission.source,
+            event_id=submission.event_id,
+            tenant=submission.tenant,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class _Ending:
-    """What came of a claim, as a row of `_ENDING`, and the letters that announce it, as arrays."""
+    """What came of a claim, as a row of `_ENDING`, and the letters that announce it, as arrays.
+
+    `in_hand_s`: until when they are not due.
+    """
 
     row: tuple[Any, ...]
     letters: Mapping[str, list[str]]
+    in_hand_s: int
 
     @classmethod
     def of(
-        cls, claim: Claim, event_id: str, outcome: Outcome, event_count: int, announced: Sequence[Letter]
+        cls,
+        claim: Claim,
+        event_id: str,
+        outcome: Outcome,
+        event_count: int,
+        announced: Sequence[Letter],
+        *,
+        in_hand: bool,
     ) -> _Ending:
         """As JSON, so that what is none shows here, and harms no neighbour."""
         result = strict_json.dumps(outcome.result).decode() if outcome.status is Status.COMPLETED else None
         said = (outcome.status.value, result, _json(outcome.error), _json(outcome.usage))
-        return cls((claim.job_id, claim.tenant, claim.fence, *said, event_id, event_count), columns(announced))
+        row = (claim.job_id, claim.tenant, claim.fence, *said, event_id, event_count)
+        return cls(row, columns(announced), IN_HAND_S if in_hand else 0)
 
     def size(self) -> int:
         """About how many bytes are sent."""
@@ -149,6 +207,8 @@ class Ledger:
         self._acceptances = GroupCommit(pool, self._accept_all)
         self._endings = GroupCommit(pool, _finish)
         self._allowance = allowance
+        self.starter: Starter | None = None
+        self.couriers: Mapping[str, Courier] = {}
         self._at_limit: dict[str, asyncio.Lock] = {}
         """Tenants whose last submit was refused for a limit: they come one at a time, and in nobody's way."""
 
@@ -175,7 +235,7 @@ class Ledger:
             **vars(submission.origin),
         }
         if submission.tenant not in self._at_limit:
-            asked = _Asked(row)
+            asked = _Asked(row, submission)
             if await self._acceptances.commit(asked, asked, asked.size()):
                 return Receipt(submission.job_id, Status.QUEUED, is_new=True)
         async with self._at_limit.get(submission.tenant, nullcontext()):
@@ -194,15 +254,32 @@ class Ledger:
     ) -> Mapping[Hashable, bool]:
         """In one statement, since other submits of the tenants wait for it: a process that is frozen holds nobody up.
 
-        Of several with one job id the first is taken; the others come alone, and find it.
+        Of several with one job id the first is taken; the others come alone, and find it. As many are started here as
+        there are slots for; one whose claim we never hear of is found by our next one.
         """
         first = {each.row["job_id"]: each for each in reversed(asked)}
         rows = [each.row for each in first.values()]
+        reserved = self.starter.reserve(len(rows)) if self.starter is not None else 0
+        started: list[Claim] = []
+        asked_at = time.monotonic()
+        try:
+            accepted = await self._insert(connection, rows, reserved)
+            started = [first[row["job_id"]].first_claim() for row in accepted if row["is_started"]]
+        finally:
+            if self.starter is not None:
+                self.starter.start(started, asked_at, reserved)
+        return {first[row["job_id"]]: True for row in accepted}
+
+    async def _insert(
+        self, connection: AsyncConnection[DictRow], rows: Sequence[Mapping[str, Any]], slots: int
+    ) -> list[DictRow]:
         parameters: dict[str, Any] = {
             name: (Blobs if name == "body_hash" else Texts)(row[name] for row in rows) for name in rows[0]
         }
-        cursor = await connection.execute(SQL["accept"], parameters | self._allowance.parameters(), binary=True)
-        return {first[row["job_id"]]: True for row in await cursor.fetchall()}
+        owner = self.starter.name if self.starter is not None else None
+        parameters |= {"owner": owner, "slots": slots, "lease_s": self.lease_s, **self._allowance.parameters()}
+        cursor = await connection.execute(SQL["accept"], parameters, binary=True)
+        return await cursor.fetchall()
 
     async def _accept_otherwise(
         self, connection: AsyncConnection[DictRow], submission: Submission, row: dict[str, Any]
@@ -212,7 +289,7 @@ class Ledger:
             owners = await (await connection.execute(SQL["owner"], row)).fetchall()
             if not owners:
                 await quotas.make_room(connection, submission.tenant, self._allowance)
-                if await self._accept_all(connection, [_Asked(row)], True):
+                if await self._accept_all(connection, [_Asked(row, submission)], True):
                     return Receipt(submission.job_id, Status.QUEUED, is_new=True)
                 owners = await (await connection.execute(SQL["owner"], row)).fetchall()
             if not owners:  # what kept it out is gone: a limit was changed, or another job was deleted
@@ -275,11 +352,28 @@ class Ledger:
         announced = self._letters(claim.job_id, event_id, outcome, traceparent)
         if outcome.may_pass and outcome.error is not None:
             announced.append(dead_letter(claim, event_id, outcome.error))
+        in_hand = claim.fence == FIRST and self._are_taken(announced)
         crash.point("before_commit")
-        ending = _Ending.of(claim, event_id, outcome, event_count, announced)
+        ending = _Ending.of(claim, event_id, outcome, event_count, announced, in_hand=in_hand)
         if not await self._endings.commit((event_id, claim.tenant), ending, ending.size()):
             raise LeaseLost(f"job {claim.job_id} is no longer held under fence {claim.fence}")
         crash.point("after_commit")
+        self._send(announced, in_hand=in_hand)
+
+    def _send(self, announced: Sequence[Letter], *, in_hand: bool) -> None:
+        """Have what was committed delivered."""
+        for letter in announced:
+            courier = self.couriers.get(letter.target)
+            if courier is not None and in_hand:
+                courier.take(letter)
+            elif courier is not None:
+                courier.look()
+
+    def _are_taken(self, announced: Sequence[Letter]) -> bool:
+        """Whether these may be delivered without a look at the outbox: each the only one of its job and target."""
+        targets = [letter.target for letter in announced]
+        may_take = all(target in self.couriers and self.couriers[target].may_take() for target in targets)
+        return may_take and len(set(targets)) == len(targets)
 
     async def interrupt(
         self,
@@ -322,6 +416,8 @@ class Ledger:
             )
             if done:
                 crash.point("after_interrupt")
+                if status is Status.INTERRUPTED:
+                    self._send(announced, in_hand=False)
                 return status
 
     async def resume(self, answer: Answer, prefix: str = "") -> Receipt:
@@ -517,6 +613,7 @@ async def _finish(
     }
     for name in columns(()):
         parameters[name] = Texts(value for each in endings for value in each.letters[name])
+    parameters["in_hand_s"] = Ints(each.in_hand_s for each in endings for _ in each.letters["msg_ids"])
     parameters["letters_of"] = Texts(each.row[0] for each in endings for _ in each.letters["msg_ids"])
     cursor = await connection.execute(_FINISH_ALONE if alone else SQL["finish"], parameters, binary=True)
     return {(row["outcome_id"], row["tenant"]): True for row in await cursor.fetchall()}

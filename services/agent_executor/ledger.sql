@@ -7,6 +7,8 @@
 -- within the tenant; nor those of a tenant whose room for queued jobs is less than it asks for here, or whose submits of
 -- this minute are used up. What a tenant uses is charged by an update of its one row, which others wait for and then look
 -- at again. Rows are locked and inserted in one order, so that no two processes wait for each other.
+-- Up to `slots` of them are claimed at once, by `owner`, as `claim` would do it: if no other job waits, whose turn it would
+-- be, and no tenant's running jobs have to be counted.
 with asked as (
     select * from unnest(
         %(job_id)s::text[], %(tenant)s::text[], %(trace_id)s::text[], %(source)s::text[], %(event_id)s::text[],
@@ -45,21 +47,37 @@ with asked as (
         and (submits = 0
             or greatest(submits_until, clock_timestamp()) + spacing * jobs <= clock_timestamp() + interval '1 minute')
     returning tenant_usage.tenant
+), startable as (
+    select case when %(slots)s > 0 and %(max_running_jobs)s = 0
+        and not exists (select from tenant_limits where max_running_jobs > 0)
+        and not exists (select from jobs where status = 'queued' and due_at <= now())
+        then %(slots)s else 0 end as slots
 ), accepted as (
-    insert into jobs (job_id, tenant, trace_id, source, event_id, body_hash, definition, input, traceparent)
-    select job_id, tenant, trace_id, source, event_id, body_hash, definition::json, input::json, traceparent
-    from new join allowed using (tenant)
-    where (queued = 0 and submits = 0) or tenant in (select tenant from charged)
+    insert into jobs (
+        job_id, tenant, trace_id, source, event_id, body_hash, definition, input, traceparent,
+        status, attempt, fence, lease_owner, lease_until, started_at
+    )
+    select job_id, tenant, trace_id, source, event_id, body_hash, definition::json, input::json, traceparent,
+        case when starts then 'running' else 'queued' end, starts::int, starts::int,
+        case when starts then %(owner)s end,
+        case when starts then now() + make_interval(secs => %(lease_s)s) end, case when starts then now() end
+    from (
+        select new.*, row_number() over (order by job_id) <= slots as starts
+        from new join allowed using (tenant) cross join startable
+        where (queued = 0 and submits = 0) or tenant in (select tenant from charged)
+    ) as admitted
     order by job_id
     on conflict do nothing
-    returning job_id, tenant
+    returning job_id, tenant, status
 ), audited as (
     insert into audit (action, outcome, actor, key_id, tenant, job_id, address, via)
     select distinct on (job_id) 'submit', 'done', actor, key_id, tenant, job_id, address, via
     from accepted join asked using (job_id, tenant)
     order by job_id
 )
-select job_id, pg_notify('agent_executor_queued', '') from accepted;
+select job_id, status = 'running' as is_started,
+    case when status = 'queued' then pg_notify('agent_executor_queued', '') end
+from accepted;
 
 -- name: owner
 -- Who holds this job id, or this event's source and id. Another tenant's job is like one of another body.
@@ -169,7 +187,8 @@ returning due_at;
 -- name: finish
 -- Record the outcomes of many claims that still hold, and the events that announce them, together. The outcomes that come
 -- back are recorded, now or before. A row that somebody has locked is passed over in company, and waited for
--- alone: nobody waits for another job's lock.
+-- alone: nobody waits for another job's lock. Letters that stay in hand are not due for
+-- so many seconds: whoever records the outcome delivers them.
 with ended as (
     select * from unnest(
         %(job_ids)s::text[], %(tenants)s::text[], %(fences)s::bigint[], %(statuses)s::text[], %(results)s::text[],
@@ -188,11 +207,12 @@ with ended as (
     where jobs.job_id = held.job_id
     returning jobs.job_id, jobs.tenant, jobs.outcome_id
 ), announced as (
-    insert into outbox (msg_id, job_id, target, subject, event)
-    select msg_id, job_id, target, subject, event::json
+    insert into outbox (msg_id, job_id, target, subject, event, tries, due_at)
+    select msg_id, job_id, target, subject, event::json, sign(in_hand_s), now() + make_interval(secs => in_hand_s)
     from unnest(
-        %(letters_of)s::text[], %(msg_ids)s::text[], %(targets)s::text[], %(subjects)s::text[], %(events)s::text[]
-    ) as letters (job_id, msg_id, target, subject, event) join finished using (job_id)
+        %(letters_of)s::text[], %(msg_ids)s::text[], %(targets)s::text[], %(subjects)s::text[], %(events)s::text[],
+        %(in_hand_s)s::int[]
+    ) as letters (job_id, msg_id, target, subject, event, in_hand_s) join finished using (job_id)
 )
 select outcome_id, tenant, pg_notify('agent_executor_finished', job_id)::text from finished
 union all

@@ -8,7 +8,8 @@ different jobs the oldest go first, but may overtake each other.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import httpx
@@ -17,12 +18,12 @@ from nats.js.errors import NoStreamResponseError
 from psycopg.rows import DictRow
 
 from . import crash, database, sql, strict_json, tracing
-from .announcements import ERROR_EXTENSION, by_reference
+from .announcements import ERROR_EXTENSION, Letter, by_reference
 from .broker import Broker
 from .database import Pool
 from .errors import Unavailable
 from .job import STRUCTURED
-from .notify import wait
+from .notify import POLL_S, wait
 
 SQL = sql.load("outbox.sql")
 _BATCH = 100
@@ -37,9 +38,9 @@ log = structlog.get_logger()
 
 
 class Outbox:
-    """Delivers the rows of one target. Set `due` to have it look at once.
+    """Delivers the rows of one target: `look` has it look at once, `take` gives it what has just been committed here.
 
-    `on_delivered` is called with the ids of the jobs of each batch.
+    `on_delivered` is called with the ids of the jobs of each batch that it found by itself.
     """
 
     def __init__(
@@ -47,60 +48,122 @@ class Outbox:
     ) -> None:
         """`can_deliver`: whether to try at all now, so that an outage costs no row a pause that outlives it."""
         self._pool = pool
-        self._target = target
+        self.target = target
         self._deliver = deliver
         self._can_deliver = can_deliver
         self.on_delivered: Callable[[set[str]], Awaitable[None]] | None = None
-        self.due = asyncio.Event()
+        self._in_hand: list[Letter] = []
+        self._delivering = asyncio.Lock()
+        self._recording: asyncio.Task[None] | None = None
+        self._awake = asyncio.Event()
+        self._is_to_look = True
+        self._looked_at = 0.0
         self._hurried = False
+
+    def look(self) -> None:
+        """Something may be due."""
+        self._is_to_look = True
+        self._awake.set()
 
     def hurry(self) -> None:
         """The receiver is back: try everything now that was put off."""
         self._hurried = True
-        self.due.set()
+        self.look()
+
+    def may_take(self) -> bool:
+        """Whether it would deliver a letter at once."""
+        return self._can_deliver() and len(self._in_hand) < _BATCH
+
+    def take(self, letter: Letter) -> None:
+        """Deliver a letter that has just been committed, and is not due for `ledger.IN_HAND_S`."""
+        self._in_hand.append(letter)
+        self._awake.set()
 
     async def run(self) -> None:
         """Deliver until cancelled."""
         while True:
             try:
-                if self._hurried:
-                    await self._rows("hurry", target=self._target)
-                    self._hurried = False
-                while await self.flush():
-                    pass
+                await self._in_hand_and_due()
             except Unavailable as error:
                 log.warning("outbox_unreadable", error=str(error))
-            await wait(self.due)
+            await wait(self._awake)
 
     async def flush(self) -> int:
-        """Deliver one batch; returns how many rows were due and delivered."""
+        """Deliver one batch of what is due; returns how many rows were delivered."""
         if not self._can_deliver():
             return 0
-        rows = await self._rows("take", target=self._target, limit=_BATCH, hidden_s=_HIDDEN_S)
-        delivered = await asyncio.gather(*(self._try(row) for row in rows))
-        done = [row["id"] for row, ok in zip(rows, delivered, strict=True) if ok]
-        failed = [row["id"] for row, ok in zip(rows, delivered, strict=True) if not ok]
+        async with self._delivering:
+            rows = await self._rows("take", target=self.target, limit=_BATCH, hidden_s=_HIDDEN_S)
+            done = await self._send([Letter(row["msg_id"], self.target, row["subject"], row["event"]) for row in rows])
+            if done:
+                await self._rows("published", msg_ids=done)
+                if self.on_delivered is not None:
+                    await self.on_delivered({row["job_id"] for row in rows})
+            return len(done)
+
+    async def drain(self) -> None:
+        """Deliver everything that is in hand or due, and return once that is recorded."""
+        while self._in_hand:
+            await self._hand_out()
+        if self._recording is not None:
+            await self._recording
+        while await self.flush():
+            pass
+
+    async def _in_hand_and_due(self) -> None:
+        while self._in_hand or self._is_to_look or time.monotonic() - self._looked_at >= POLL_S:
+            if self._in_hand:
+                await self._hand_out()
+            if self._is_to_look or time.monotonic() - self._looked_at >= POLL_S:
+                await self._look()
+
+    async def _look(self) -> None:
+        self._looked_at, self._is_to_look = time.monotonic(), False
+        if self._hurried:
+            await self._rows("hurry", target=self.target)
+            self._hurried = False
+        if await self.flush():
+            self._is_to_look = True
+
+    async def _hand_out(self) -> None:
+        """Deliver what is in hand. It is recorded while the next is delivered."""
+        async with self._delivering:
+            letters, self._in_hand = self._in_hand, []
+            done = await self._send(letters)
+            if self._recording is not None:
+                await self._recording
+            self._recording = asyncio.create_task(self._record(done))
+
+    async def _record(self, done: list[str]) -> None:
+        try:
+            await self._rows("published", msg_ids=done)
+        except Unavailable as error:  # they will be found due, and delivered again under the same ids
+            log.warning("outbox_unreadable", error=str(error))
+
+    async def _send(self, letters: Sequence[Letter]) -> list[str]:
+        """Deliver these, and put off those that fail; returns the ids of the others."""
+        delivered = await asyncio.gather(*map(self._try, letters))
+        done = [letter.msg_id for letter, ok in zip(letters, delivered, strict=True) if ok]
+        failed = [letter.msg_id for letter, ok in zip(letters, delivered, strict=True) if not ok]
+        if failed:
+            await self._rows("postpone", msg_ids=failed)
         if done:
             crash.point("after_publish")
-            await self._rows("published", ids=done)
-            if self.on_delivered is not None:
-                await self.on_delivered({row["job_id"] for row in rows})
-        if failed:
-            await self._rows("postpone", ids=failed)
-        return len(done)
+        return done
 
     async def _rows(self, query: str, **parameters: Any) -> list[DictRow]:
         async with database.connection(self._pool) as connection:
             cursor = await connection.execute(SQL[query], parameters)
             return await cursor.fetchall() if cursor.description else []
 
-    async def _try(self, row: Any) -> bool:
+    async def _try(self, letter: Letter) -> bool:
         try:
-            with tracing.span("deliver result", row["event"].get("traceparent"), target=self._target):
+            with tracing.span("deliver result", letter.event.get("traceparent"), target=self.target):
                 async with asyncio.timeout(_TIMEOUT_S):
-                    await self._deliver(row["msg_id"], row["subject"], row["event"])
+                    await self._deliver(letter.msg_id, letter.subject, letter.event)
         except Exception as error:  # noqa: BLE001 - one that cannot be delivered must hold up no other
-            log.warning("delivery_failed", target=self._target, msg_id=row["msg_id"], error=type(error).__name__)
+            kind = type(error).__name__
+            log.warning("delivery_failed", target=self.target, msg_id=letter.msg_id, error=kind)
             return False
         return True
 

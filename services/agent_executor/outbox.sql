@@ -17,17 +17,17 @@ where id in (
     limit %(limit)s
     for update skip locked
 )
-returning id, job_id, msg_id, subject, event;
+returning job_id, msg_id, subject, event;
 
 -- name: hurry
 -- Make everything due that waits for another try. What is under way elsewhere may be delivered twice, under one id.
 update outbox set due_at = now() where target = %(target)s and published_at is null and due_at > now();
 
 -- name: published
-update outbox set published_at = now() where id = any(%(ids)s);
+update outbox set published_at = now() where msg_id = any(%(msg_ids)s::text[]);
 
 -- name: postpone
 -- Try again after 1, 2, 4, ... 32 seconds, less up to half of that.
 update outbox
 set due_at = now() + make_interval(secs => power(2, least(tries - 1, 5)) * (1 - random() / 2))
-where id = any(%(ids)s);
+where msg_id = any(%(msg_ids)s::text[]);

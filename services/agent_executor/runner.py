@@ -28,7 +28,7 @@ from .errors import AgentExecutorError, InvalidInput, LeaseLost, NotDeployed, St
 from .events import RunEvents, content, error_object, to_json
 from .graphs import Graphs
 from .job import Outcome, Status, findings_of
-from .ledger import Claim
+from .ledger import FIRST, Claim
 from .limits import Limits, Meter
 from .models import CredentialSource
 from .redaction import redact
@@ -39,8 +39,6 @@ from .stream import Channel
 
 _MODES: Any = ["values", "messages", "custom"]
 _UNSEEN: Any = object()
-FIRST = 1
-"""The fence of a job's first claim: nobody can have saved a checkpoint before."""
 
 
 @dataclass(frozen=True)

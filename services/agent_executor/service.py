@@ -96,6 +96,7 @@ class Service:
         self._broker.on_ready = self._outboxes[0].hurry
         if settings.k_sink is not None:
             self._outboxes.append(Outbox(self.pool, "sink", to_sink(self._http, settings.k_sink)))
+        self.ledger.couriers = {box.target: box for box in self._outboxes}
         credentials.on_rotated = self._renew_broker
         self._intake = Intake(
             self._broker,
@@ -113,9 +114,9 @@ class Service:
             self._runner(),
             self._publisher,
             queued=self.listener.queued,
-            on_finished=self._look_at_outbox,
             slots=settings.max_concurrent_jobs,
         )
+        self.ledger.starter = self._worker
         self.listener.on_finished = self._worker.on_finished_somewhere
         self.authenticator = self._authenticator()
         self.listener.on_gap = self._on_gap
@@ -256,7 +257,7 @@ class Service:
 
     def _look_at_outbox(self) -> None:
         for box in self._outboxes:
-            box.due.set()
+            box.look()
 
     async def _ping_redis(self) -> bool:
         return bool(await self._redis.ping())
@@ -383,7 +384,6 @@ async def _kept(run: Callable[[], Awaitable[None]]) -> None:
 
 async def _deliver(box: Outbox) -> None:
     try:
-        while await box.flush():
-            pass
+        await box.drain()
     except Exception as error:  # noqa: BLE001 - it stays in the outbox, and the next process delivers it
         log.warning("outbox_left", error=type(error).__name__)

@@ -11,7 +11,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -79,22 +79,25 @@ class Worker:
         publisher: Publisher,
         *,
         queued: asyncio.Event,
-        on_finished: Callable[[], None],
         slots: int,
     ) -> None:
-        """`queued` is set when a job may wait; `on_finished` is called when an outcome was recorded."""
+        """`queued` is set when a job may wait."""
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._ledger = ledger
         self._leases = leases
         self._runner = runner
         self._publisher = publisher
         self._queued = queued
-        self._on_finished = on_finished
         self._slots = slots
         self._running: dict[asyncio.Task[None], _Run] = {}
+        self._releasing: set[asyncio.Task[None]] = set()
         self._draining = False
         self._is_drained = False
         self._claiming = asyncio.Lock()
+        self._was_full = False
+        self._reserved = 0
+        self._unreserved = asyncio.Event()
+        self._unreserved.set()
         self._blind_until = 0.0
         self._sight_s = ledger.lease_s / 2 + _RECONNECT_S
 
@@ -115,7 +118,7 @@ class Worker:
         self._queued.set()
         with suppress(TimeoutError):  # a claim that is under way makes its jobs ours; without PostgreSQL it takes long
             async with asyncio.timeout(_CLAIM_S), self._claiming:
-                pass
+                await self._unreserved.wait()
         self._is_drained = True
         tasks = list(self._running)
         if not tasks:
@@ -140,9 +143,34 @@ class Worker:
         """Whether PostgreSQL was away a moment ago: a lease that ran out then does not tell that its owner is gone."""
         return time.monotonic() < max(self._blind_until, self._leases.failed_at + self._sight_s)
 
+    def reserve(self, wanted: int) -> int:
+        """Keep up to `wanted` slots free for jobs that arrive, and say how many."""
+        taken = 0 if self._draining else max(0, min(wanted, self._free))
+        self._reserved += taken
+        if taken:
+            self._unreserved.clear()
+        return taken
+
+    def start(self, claims: Sequence[Claim], asked_at: float, reserved: int) -> None:
+        """Run jobs that were claimed as they arrived, soon: who has waited for their arrival tells of it first."""
+        asyncio.get_running_loop().call_soon(self._start_reserved, claims, asked_at, reserved)
+
+    @property
+    def _free(self) -> int:
+        return self._slots - len(self._running) - self._reserved
+
+    def _start_reserved(self, claims: Sequence[Claim], asked_at: float, reserved: int) -> None:
+        self._reserved -= reserved
+        self._start_all(claims, asked_at)
+        if not self._reserved:
+            self._unreserved.set()
+        if self._was_full and self._free > 0:
+            self._queued.set()
+
     async def _claim(self) -> None:
-        free = self._slots - len(self._running)
-        if not free or self._draining:
+        free = self._free
+        self._was_full = free <= 0
+        if free <= 0 or self._draining:
             return
         asked_at = time.monotonic()
         held = [run.claim.job_id for run in self._running.values()]
@@ -153,9 +181,15 @@ class Worker:
             self._blind_until = time.monotonic() + self._sight_s
             log.warning("claim_failed", error=str(error))
             return
+        self._was_full = len(claims) == free
+        self._start_all(claims, asked_at)
+
+    def _start_all(self, claims: Sequence[Claim], asked_at: float) -> None:
         for claim in claims:
             if self._is_drained:
-                await self._release(claim)
+                task = asyncio.create_task(self._release(claim))
+                self._releasing.add(task)
+                task.add_done_callback(self._releasing.discard)
             else:
                 self._start(claim, asked_at)
         metrics.jobs_running.set(len(self._running))
@@ -186,7 +220,8 @@ class Worker:
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._leases.drop(self._running.pop(task).claim)
         metrics.jobs_running.set(len(self._running))
-        self._queued.set()
+        if self._was_full:
+            self._queued.set()
         if not task.cancelled() and task.exception() is not None:
             log.error("job_left", exc_info=task.exception())
 
@@ -237,7 +272,6 @@ class Worker:
             await self._interrupt(claim, outcome, channel, traceparent)
             return
         await persistently(lambda: self._ledger.finish(claim, outcome, traceparent, channel.count))
-        self._on_finished()
         announce(channel, outcome)
         metrics.jobs.labels(outcome.status.value).inc()
         took = time.monotonic() - run.started_at
@@ -249,7 +283,6 @@ class Worker:
         status = await persistently(lambda: self._ledger.interrupt(claim, asked, traceparent, count, usage))
         if status is not Status.INTERRUPTED:  # an answer was faster
             return
-        self._on_finished()
         announce(channel, outcome)
         metrics.jobs.labels(status.value).inc()
         log.info("job_interrupted", interrupts=[each["id"] for each in outcome.interrupts])

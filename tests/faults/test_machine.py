@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -65,6 +65,20 @@ class Model:
         self.status, self.owner, self.is_silent = "queued", None, False
 
 
+class Starter:
+    """A worker with a free slot."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.started: list[Claim] = []
+
+    def reserve(self, wanted: int) -> int:
+        return wanted
+
+    def start(self, claims: Sequence[Claim], asked_at: float, reserved: int) -> None:
+        self.started += claims
+
+
 class LedgerMachine(RuleBasedStateMachine):
     """Three workers, two jobs. No claim is forgotten: whoever lost one may still act on it, as a zombie would."""
 
@@ -99,8 +113,18 @@ class LedgerMachine(RuleBasedStateMachine):
         if self.losing:
             raise TimeoutError
 
-    @rule(job_id=JOB_IDS, tenant=TENANTS, text=st.sampled_from(["2+3?", "4+5?"]))
-    def submit(self, job_id: str, tenant: str, text: str) -> None:
+    @rule(
+        target=claims,
+        job_id=JOB_IDS,
+        tenant=TENANTS,
+        text=st.sampled_from(["2+3?", "4+5?"]),
+        owner=st.none() | OWNERS,
+        answer_lost=st.booleans(),
+    )
+    def submit(self, job_id: str, tenant: str, text: str, owner: str | None, answer_lost: bool) -> Any:
+        """`owner`: where it arrives, if a slot is free there."""
+        is_first = not self._sql("select 1 from jobs where status = 'queued' and due_at <= now()")
+        self.ledger.starter = starter = None if owner is None else Starter(owner)
         body = DATA | {"job_id": job_id, "input_payload": {"messages": [{"role": "user", "content": text}]}}
         is_new = job_id not in self.jobs
         first = self.jobs.setdefault(job_id, Model(tenant, text))
@@ -108,10 +132,20 @@ class LedgerMachine(RuleBasedStateMachine):
             receipt = self._do(self.ledger.accept(replace(job.from_json(body), tenant=tenant)))
         except Conflict:
             assert (first.tenant, first.text) != (tenant, text)
-            return
+            return multiple()
         assert (first.tenant, first.text) == (tenant, text)
         assert receipt.is_new == is_new
         assert receipt.status == first.status
+        if starter is None or owner is None or not is_new or not is_first:
+            assert starter is None or not starter.started
+            return multiple()
+        [claim] = starter.started
+        assert (claim.job_id, claim.attempt, claim.fence, claim.tenant) == (job_id, 1, 1, tenant)
+        first.status, first.owner, first.attempt, first.fence = "running", owner, 1, 1
+        if answer_lost:
+            return multiple()
+        self.held[owner][job_id] = 1
+        return claim
 
     @precondition(lambda self: self._any("queued", "running"))
     @rule(

@@ -39,7 +39,7 @@ class FakeMessage:
         self.on_nak: Callable[[FakeMessage], None] = lambda message: None
         self._failing = failing
 
-    async def ack_sync(self, timeout: float) -> None:  # noqa: ASYNC109 - the client's name
+    async def ack(self) -> None:
         self._do("ack")
 
     async def nak(self, delay: float) -> None:

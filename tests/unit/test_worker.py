@@ -165,19 +165,14 @@ class House:
     def __init__(self, ledger: FakeLedger, runner: FakeRunner, slots: int) -> None:
         self.ledger, self.runner, self.publisher, self.leases = ledger, runner, FakePublisher(), FakeLeases()
         self.queued = asyncio.Event()
-        self.recorded = 0
         self.worker = Worker(
             ledger,  # type: ignore[arg-type]
             self.leases,  # type: ignore[arg-type]
             runner,
             self.publisher,  # type: ignore[arg-type]
             queued=self.queued,
-            on_finished=self._on_finished,
             slots=slots,
         )
-
-    def _on_finished(self) -> None:
-        self.recorded += 1
 
 
 @asynccontextmanager
@@ -207,7 +202,6 @@ async def test_a_job_is_run_recorded_and_announced() -> None:
         it.runner.open("a")
         await until(lambda: it.publisher.events)
         assert it.ledger.finished == {"a": DONE}
-        assert it.recorded == 1
         assert it.publisher.events == [("a", "end", {"status": "completed"})]
 
 
@@ -227,7 +221,7 @@ async def test_what_an_interrupted_job_asks_is_announced_once_the_database_has_i
     async with house(ledger, FakeRunner(ASKS)) as it:
         it.runner.open("a")
         await until(lambda: it.publisher.events)
-        assert (ledger.interrupted, it.recorded, ledger.finished) == (["a"], 1, {})
+        assert (ledger.interrupted, ledger.finished) == (["a"], {})
         assert it.publisher.events == [("a", "on_interrupt", {"id": "i", "value": 1})]
 
 
@@ -237,7 +231,7 @@ async def test_nothing_is_announced_where_the_answer_was_faster() -> None:
     async with house(ledger, FakeRunner(ASKS)) as it:
         it.runner.open("a")
         await until(lambda: ledger.interrupted and not it.leases.held)
-        assert (it.publisher.events, it.recorded) == ([], 0)
+        assert it.publisher.events == []
 
 
 async def test_what_is_not_deployed_here_is_left_to_another_process() -> None:
@@ -305,7 +299,6 @@ async def test_an_outcome_is_kept_until_the_database_takes_it() -> None:
         await until(lambda: it.ledger.finished)
         await until(lambda: it.publisher.events)
         assert it.ledger.failures["finish"] == []
-        assert it.recorded == 1
 
 
 async def test_a_worker_that_lost_its_job_announces_nothing() -> None:
@@ -316,7 +309,6 @@ async def test_a_worker_that_lost_its_job_announces_nothing() -> None:
         await until(lambda: not it.ledger.failures["finish"])
         await it.worker.drain(5)
         assert it.publisher.events == []
-        assert it.recorded == 0
         assert ledger.released == []
 
 
@@ -493,3 +485,46 @@ async def test_a_bug_in_a_job_costs_no_slot() -> None:
 def test_workers_have_different_names() -> None:
     names = {House(FakeLedger(), FakeRunner(), 1).worker.name for _ in range(3)}
     assert len(names) == 3
+
+
+async def test_a_job_that_arrives_takes_a_slot_that_was_kept_for_it() -> None:
+    ledger = FakeLedger("a", "b", "c")
+    async with house(ledger, slots=3) as it:
+        assert it.worker.reserve(2) == 2
+        await until(lambda: ledger.asked)
+        assert (ledger.asked, it.worker.reserve(1)) == ([1], 0)
+        it.worker.start([Claim("new", "trace-1", {}, {}, None, 1, 1)], time.monotonic(), 2)
+        await until(lambda: len(it.runner.gates) == 3)
+        assert it.runner.gates.keys() == {"a", "new", "b"}  # what was kept for nobody went to the next in the queue
+
+
+async def test_one_that_arrives_while_the_process_goes_down_is_waited_for_and_given_back() -> None:
+    ledger = FakeLedger()
+    async with house(ledger) as it:
+        await until(lambda: ledger.asked)
+        assert it.worker.reserve(1) == 1
+        drained = asyncio.create_task(it.worker.drain(1))
+        await asyncio.sleep(0.01)
+        assert (it.worker.reserve(1), drained.done()) == (0, False)
+        it.worker.start([Claim("late", "trace-1", {}, {}, None, 1, 1)], time.monotonic(), 1)
+        await until(lambda: "late" in it.runner.gates)
+        it.runner.open("late")
+        await drained
+        assert ledger.finished == {"late": DONE}
+        it.worker.start([Claim("too late", "trace-1", {}, {}, None, 1, 1)], time.monotonic(), 0)
+        await until(lambda: ledger.released)
+        assert ledger.released == ["too late"]
+
+
+async def test_who_found_no_more_than_it_could_run_looks_again_only_when_told() -> None:
+    ledger = FakeLedger("a", "b")
+    async with house(ledger, slots=2) as it:
+        it.runner.open("a", "b")
+        await until(lambda: ledger.finished.keys() == {"a", "b"} and not it.leases.held)
+        await until(lambda: len(ledger.asked) == 2)  # it was full, so that there might have been more
+        ledger.queue = [Claim("c", "trace-1", {}, {}, None, 1, 1)]
+        it.queued.set()
+        it.runner.open("c")
+        await until(lambda: "c" in ledger.finished and not it.leases.held)
+        await asyncio.sleep(0.01)
+        assert ledger.asked == [2, 2, 2]
