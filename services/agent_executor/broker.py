@@ -22,6 +22,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from . import tls
 from .announcements import DEAD_SUBJECT, STATUS_SUBJECT
+from .pull import Pull
 
 JOBS_SUBJECT = "agent.execute.*"
 STATUS_STREAM = "AGENT_STATUS"
@@ -144,6 +145,10 @@ class Broker:
     def js(self) -> JetStreamContext:
         """JetStream; only after `ready`."""
         return self.client.jetstream(timeout=5)
+
+    def pull(self) -> Pull:
+        """The consumer's messages over this connection; only after `ready`."""
+        return Pull(self.client, self.stream, self.consumer)
 
     async def run(self) -> None:
         """Connect and prepare, trying until it works; again after each reconnect, since a server may lose its data."""

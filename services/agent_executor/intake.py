@@ -37,6 +37,7 @@ from .errors import (
 )
 from .job import Answer, Origin, Submission
 from .ledger import Ledger
+from .pull import Pull
 from .threads import by_size
 
 _FETCH_S = 0.5
@@ -86,22 +87,20 @@ class Intake:
         self._stopped.clear()
         try:
             await self._broker.ready.wait()
-            client, subscription = None, None
-            while not self._draining.is_set():
-                if subscription is None or client is not self._broker.client:  # a server that refused us closed it
-                    client = self._broker.client
-                    subscription = await self._broker.js.pull_subscribe_bind(self._broker.consumer, self._broker.stream)
+            pull: Pull | None = None
+            while not self._draining.is_set() or (pull is not None and not pull.is_over):
                 try:
-                    messages = await subscription.fetch(self._batch, timeout=_FETCH_S)
-                except TimeoutError:
-                    continue
+                    if pull is None or pull.client is not self._broker.client:  # a server that refused us closed it
+                        pull = self._broker.pull()
+                    messages = await (pull.rest() if self._draining.is_set() else pull.fetch(self._batch, _FETCH_S))
                 except (NatsError, APIError, OSError) as error:
                     log.warning("fetch_failed", error=type(error).__name__)
                     await asyncio.sleep(_RETRY_S)
                     await self._broker.repair()
                     continue
-                crash.point("after_fetch")
-                await self._keep_pace(await asyncio.gather(*(self._take(message) for message in messages)))
+                if messages:
+                    crash.point("after_fetch")
+                    await self._keep_pace(await asyncio.gather(*map(self._take, messages)), pull)
         finally:
             self._stopped.set()
 
@@ -111,8 +110,8 @@ class Intake:
         if self._broker.ready.is_set():
             await self._stopped.wait()
 
-    async def _keep_pace(self, limits: Collection[TooManyRequests | None]) -> None:
-        """Wait where a message met a limit, and fetch fewer next time; otherwise more."""
+    async def _keep_pace(self, limits: Collection[TooManyRequests | None], pull: Pull) -> None:
+        """Where a message met a limit, wait, put back what comes meanwhile, and fetch fewer next time; or else more."""
         met = next(filter(None, limits), None)
         if met is None:
             self._batch = min(2 * self._batch, _BATCH)
@@ -129,6 +128,7 @@ class Intake:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_PAUSE_S):
                     await self._draining.wait()
+            await asyncio.gather(*(self._nak(message, 0) for message in pull.left()))
 
     async def _take(self, message: Msg) -> TooManyRequests | None:
         """Deal with a message; returns the limit that it met, after which it is in the stream again."""

@@ -31,6 +31,7 @@ from tier3.stack import Stack
 ROOT = Path(__file__).parents[2]
 MIGRATIONS = ROOT / "migrations"
 RUNS, QUICK_RUNS = 5, 1
+SLOTS = 8  # as the setting has it where nobody sets it
 BARE = {"shared": "bare LangGraph, one saver", "own": "bare LangGraph, a saver a run"}
 
 
@@ -67,7 +68,7 @@ def measure(stack: Stack, *, quick: bool = False, cases: tuple[Case, ...] = CASE
         migrate.up(migrate.Settings(dsn, MIGRATIONS))
         with_schema = f"{dsn}?options=-csearch_path%3Dagent_executor"
         found: dict[str, list[Run]] = {"shared": [], "own": [], "ours": []}
-        with services(stack, dsn, case.processes, MAX_CONCURRENT_JOBS=str(case.in_flight)) as processes:
+        with services(stack, dsn, case.processes, MAX_CONCURRENT_JOBS=str(max(case.in_flight, SLOTS))) as processes:
             asyncio.run(_through_nats(stack, case, processes, max(case.in_flight * case.processes, 8)))
             for _ in range(QUICK_RUNS if quick else RUNS):
                 for savers in BARE:

@@ -24,6 +24,7 @@ LEAVES = {
         "redaction",
         "crash",
         "tls",
+        "arrays",
     ),
 }
 ADAPTERS = {
@@ -37,6 +38,7 @@ ADAPTERS = {
         "outbox",
         "vault",
         "broker",
+        "pull",
         "notify",
         "metrics",
     ),

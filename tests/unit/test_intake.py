@@ -57,9 +57,9 @@ class FakeMessage:
 
 
 class FakeBroker:
-    """Stands for broker.Broker, its JetStream and its pull subscription."""
+    """Stands for broker.Broker, its JetStream and its pull."""
 
-    stream, consumer, client = "JOBS", "workers", None
+    stream, client, is_over = "JOBS", None, True
 
     def __init__(self, *messages: FakeMessage) -> None:
         self.ready = asyncio.Event()
@@ -71,20 +71,21 @@ class FakeBroker:
         self.batches: list[int] = []
         self.idle = asyncio.Event()
 
-    async def pull_subscribe_bind(self, consumer: str, stream: str) -> FakeBroker:
-        assert (consumer, stream) == ("workers", "JOBS")
+    def pull(self) -> FakeBroker:
         return self
 
-    async def fetch(self, batch: int, timeout: float) -> list[FakeMessage]:  # noqa: ASYNC109 - the client's name
+    async def fetch(self, batch: int, expiry_s: float) -> list[FakeMessage]:
         await asyncio.sleep(0)
         self.batches.append(batch)
         if self.failures:
             raise self.failures.pop(0)
         if not self.waiting:
             self.idle.set()
-            raise TimeoutError
         batched, self.waiting = self.waiting[:batch], self.waiting[batch:]
         return batched
+
+    def left(self) -> list[FakeMessage]:
+        return []
 
     async def repair(self) -> None:
         self.repaired += 1
