@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import select
 import socket
 import threading
 import time
@@ -37,7 +38,7 @@ T = TypeVar("T")
 LIMIT_S = 8.0
 _WAIT_S = 5.0
 _CHECK_S = 2.0
-_FRESH_S = 0.1  # no server is stopped and started in less
+_FRESH_S = 5.0
 _CONNECT_S = 3
 _SETTLE_S = 2.0
 _READ_ONLY = (b"default_transaction_read_only", b"in_hot_standby")
@@ -52,8 +53,8 @@ def current(dsn: Dsn) -> str:
 
 
 def pool(dsn: Dsn, max_size: int) -> Pool:
-    """The process's connection pool, not yet open. Connections are checked when they are taken, unless they have just
-    answered, so that a restart of PostgreSQL costs no job; autocommit and dict rows are what LangGraph's saver needs.
+    """The process's connection pool, not yet open. Connections are checked when they are taken, so that a restart of
+    PostgreSQL costs no job; autocommit and dict rows are what LangGraph's saver needs.
     """
     return AsyncConnectionPool(
         dsn,
@@ -147,12 +148,21 @@ async def persistently(call: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _check(connection: AsyncConnection[DictRow]) -> None:
-    """Whether it still answers, and may write: a server that was demoted is none of ours."""
-    if time.monotonic() - _answered_at.get(connection, -math.inf) > _FRESH_S:
+    """Whether it still answers, and may write: a server that was demoted is none of ours.
+
+    One that answered a moment ago is not asked, unless the server has said something since, or closed it.
+    """
+    if time.monotonic() - _answered_at.get(connection, -math.inf) > _FRESH_S or _has_news(connection):
         with severed_after(connection, _CHECK_S):
             await AsyncConnectionPool.check_connection(connection)
     if b"on" in (connection.pgconn.parameter_status(name) for name in _READ_ONLY):
         raise psycopg.OperationalError("the session is read-only")
+
+
+def _has_news(connection: AsyncConnection[Any]) -> bool:
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _sever(connection: psycopg.BaseConnection[Any]) -> None:
