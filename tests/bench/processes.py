@@ -45,9 +45,18 @@ def services(stack: Stack, dsn: str, count: int, **more: str) -> Iterator[list[s
 
 
 def cpu_s(processes: Sequence[subprocess.Popen[bytes]]) -> float:
-    """CPU seconds that these have used, in themselves and in the system."""
-    stats = (Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split() for process in processes)
-    return sum(int(fields[11]) + int(fields[12]) for fields in stats) / _TICKS
+    """CPU seconds that these and their children have used, in themselves and in the system."""
+    parents: dict[int, int] = {}
+    ticks: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            fields = path.read_text().rpartition(")")[2].split()
+            parents[int(path.parent.name)] = int(fields[1])
+            ticks[int(path.parent.name)] = sum(map(int, fields[11:15]))  # with those of children that have ended
+    family = {process.pid for process in processes}
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+    return sum(ticks[pid] for pid in family) / _TICKS
 
 
 def _environment(stack: Stack, dsn: str) -> dict[str, str]:
