@@ -13,7 +13,19 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import access, agents, chart, checkpoints, fairness, graph, image, migrations, sandbox, throughput
+from tests.bench import (
+    access,
+    agents,
+    chart,
+    checkpoints,
+    fairness,
+    graph,
+    image,
+    migrations,
+    peers,
+    sandbox,
+    throughput,
+)
 from tests.bench.figures import Figure
 from tests.bench.report import measured, results, table
 from tier3.stack import Stack, start
@@ -41,6 +53,7 @@ def _parts(stack: Stack, data: Path) -> dict[str, Callable[[bool], list[Figure]]
     return {
         "throughput": lambda quick: throughput.measure(stack, quick=quick),
         "agents": lambda quick: agents.measure(stack, quick=quick),
+        "peers": lambda quick: peers.measure(stack, quick=quick),
         "access": lambda quick: access.measure(quick=quick),
         "graph": lambda quick: graph.measure(quick=quick),
         "sandbox": lambda quick: sandbox.measure(quick=quick),

@@ -97,4 +97,5 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 def number(value: float) -> str:
     """With as many places as say something."""
     size = abs(value)
-    return f"{value:.0f}" if size >= 1000 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
+    places = 0 if size >= 1000 else 1 if size >= 10 else 2 if size >= 0.1 or not size else 4
+    return f"{value:.{places}f}"

@@ -72,6 +72,6 @@ def test_a_run_with_nothing_to_compare_still_has_a_chart() -> None:
     assert "nothing to compare" in chart.drawn(results([Part("graph", 1, [Figure("built", [1.0])])], quick=True))
 
 
-@pytest.mark.parametrize(("value", "shown"), [(1234.5, "1234"), (286.04, "286.0"), (0.0123, "0.01"), (9.876, "9.88")])
+@pytest.mark.parametrize(("value", "shown"), [(1234.5, "1234"), (286.04, "286.0"), (0.0123, "0.0123"), (9.876, "9.88")])
 def test_numbers_are_shown_with_what_says_something(value: float, shown: str) -> None:
     assert number(value) == shown
