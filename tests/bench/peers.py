@@ -1,8 +1,8 @@
 """Jobs a second, and how long one takes, through HTTP: the service beside Aegra, on the same graph and servers.
 
-One process of each, with as many jobs in flight. A rate is from the first request to the end of the last job as its
-service recorded it, so that it does not matter how its clients wait: they submit jobs in the background, and then ask
-for the last one as its API offers it. Whoever waits for one job at a time gets the result in answer to the submission.
+One process of each, which runs 64 jobs at once. Clients wait for their jobs as the API offers it, each for one after
+the other; or all jobs are submitted in the background, and the rate is from the first request to the end of the last
+job as its service recorded it, so that it does not matter how clients wait.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import statistics
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -31,21 +31,30 @@ RESULT = ["0", "x", "x", "x"]
 RUN = {"assistant_id": "plain", "input": PLAIN["input_payload"], "stream_mode": ["values", "custom"]}  # the same events
 AT_LEAST, AT_MOST = 10, 0.01
 ASK_EVERY_S = 0.05
+AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How many jobs in flight, how often, how many jobs of each; and how many waits of each for one job."""
+class Work:
+    """Jobs of clients that wait, or in the background; in how many rounds, and how many jobs of each service in one."""
 
-    in_flight: tuple[int, ...]
+    clients: int
     rounds: int
     theirs: int
     ours: int
-    waits: tuple[int, int]
+    background: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the chart calls it."""
+        if self.background:
+            return f"jobs a second through HTTP, {AT_ONCE} in flight in the background"
+        return f"jobs a second through HTTP, {self.clients} clients that wait"
 
 
-FULL = Plan((8, 64), 3, 60, 600, (4, 100))
-QUICK = Plan((64,), 1, 40, 200, (2, 20))
+ALONE = Work(1, 2, 2, 50)
+FULL = (ALONE, Work(8, 2, 16, 300), Work(AT_ONCE, 2, 2 * AT_ONCE, 600), Work(AT_ONCE, 2, 60, 600, background=True))
+QUICK = (Work(1, 1, 2, 20), Work(AT_ONCE, 1, 40, 200, background=True))
 
 
 class Peer(Protocol):
@@ -107,13 +116,11 @@ class Aegra:
 
 @dataclass(frozen=True)
 class Contender:
-    """A running service, and how many jobs it gets in a round, and how many waits for one."""
+    """A running service."""
 
     kind: Callable[[Connections], Peer]
     process: subprocess.Popen[bytes]
     port: int
-    jobs: int
-    waits: int
 
 
 def measure(stack: Stack, *, quick: bool = False) -> list[Figure]:
@@ -123,37 +130,38 @@ def measure(stack: Stack, *, quick: bool = False) -> list[Figure]:
         LeftOut: Aegra cannot be had here.
     """
     python = aegra.installed()
-    plan = QUICK if quick else FULL
     figures: list[Figure] = []
-    for in_flight in plan.in_flight:
-        with ExitStack() as opened:
-            contenders = _contenders(stack, python, plan, in_flight, opened)
-            found: dict[str, list[Run]] = {name: [] for name in contenders}
-            for each in contenders.values():
-                asyncio.run(_together(each, in_flight, min(in_flight, each.jobs)))
-            for _ in range(plan.rounds):
-                for name, each in contenders.items():
-                    found[name].append(asyncio.run(_together(each, in_flight, each.jobs)))
-            figures += _rates(in_flight, found)
-            if in_flight == plan.in_flight[-1]:
-                figures += _waits({name: asyncio.run(_one_by_one(each)) for name, each in contenders.items()})
+    with _theirs(stack, python) as theirs, _ours(stack) as ours:
+        for each in (theirs, ours):
+            asyncio.run(_in_background(each, AT_ONCE, AT_ONCE))  # as many at once as ever: they open their connections
+        for work in QUICK if quick else FULL:
+            found: dict[str, list[Run]] = {"Aegra": [], "the service": []}
+            go = _in_background if work.background else _waiting
+            for _ in range(work.rounds):
+                found["Aegra"].append(asyncio.run(go(theirs, work.clients, work.theirs)))
+                found["the service"].append(asyncio.run(go(ours, work.clients, work.ours)))
+            figures += _rates(work, found) if work.clients > 1 else _waits(found)
     return figures
 
 
-def _contenders(stack: Stack, python: Path, plan: Plan, in_flight: int, opened: ExitStack) -> dict[str, Contender]:
-    theirs_dsn, ours_dsn = (stack.postgres.create_database(f"bench_{uuid.uuid4().hex[:8]}") for _ in range(2))
-    migrate.up(migrate.Settings(ours_dsn, MIGRATIONS))
-    theirs, port = opened.enter_context(aegra.serving(python, stack, theirs_dsn, in_flight))
-    [ours] = opened.enter_context(services(stack, ours_dsn, 1, MAX_CONCURRENT_JOBS=str(in_flight)))
-    return {
-        "Aegra": Contender(Aegra, theirs, port, plan.theirs, plan.waits[0]),
-        "the service": Contender(Ours, ours, port_of(ours), plan.ours, plan.waits[1]),
-    }
+@contextmanager
+def _theirs(stack: Stack, python: Path) -> Iterator[Contender]:
+    dsn = stack.postgres.create_database(f"bench_{uuid.uuid4().hex[:8]}")
+    with aegra.serving(python, stack, dsn, AT_ONCE) as (process, port):
+        yield Contender(Aegra, process, port)
 
 
-async def _together(contender: Contender, in_flight: int, jobs: int) -> Run:
-    """All are submitted, by as many clients as there are jobs in flight; each is looked at once the last has ended."""
-    connections = Connections(contender.port, in_flight)
+@contextmanager
+def _ours(stack: Stack) -> Iterator[Contender]:
+    dsn = stack.postgres.create_database(f"bench_{uuid.uuid4().hex[:8]}")
+    migrate.up(migrate.Settings(dsn, MIGRATIONS))
+    with services(stack, dsn, 1, MAX_CONCURRENT_JOBS=str(AT_ONCE)) as [process]:
+        yield Contender(Ours, process, port_of(process))
+
+
+async def _in_background(contender: Contender, clients: int, jobs: int) -> Run:
+    """All are submitted at once; each is looked at when the last has ended."""
+    connections = Connections(contender.port, clients)
     peer = contender.kind(connections)
     ids = [str(uuid.uuid4()) for _ in range(jobs)]
     started, used = time.time(), cpu_s([contender.process])
@@ -165,28 +173,34 @@ async def _together(contender: Contender, in_flight: int, jobs: int) -> Run:
     return Run(jobs / (last - started), used * 1000 / jobs, [])
 
 
-async def _one_by_one(contender: Contender) -> list[float]:
-    connections = Connections(contender.port, 1)
+async def _waiting(contender: Contender, clients: int, jobs: int) -> Run:
+    """Each client waits for a job before it asks for the next."""
+    connections = Connections(contender.port, clients)
     peer = contender.kind(connections)
-    found = []
-    for _ in range(contender.waits):
-        started = time.perf_counter()
-        await peer.wait(str(uuid.uuid4()))
-        found.append((time.perf_counter() - started) * 1000)
+    slots = asyncio.Semaphore(clients)
+
+    async def one() -> float:
+        async with slots:
+            started = time.perf_counter()
+            await peer.wait(str(uuid.uuid4()))
+            return (time.perf_counter() - started) * 1000
+
+    started, used = time.perf_counter(), cpu_s([contender.process])
+    each_ms = await asyncio.gather(*(one() for _ in range(jobs)))
+    took_s, used = time.perf_counter() - started, cpu_s([contender.process]) - used
     connections.close()
-    return found
+    return Run(jobs / took_s, used * 1000 / jobs, each_ms)
 
 
-def _rates(in_flight: int, found: Mapping[str, list[Run]]) -> list[Figure]:
-    panel = f"jobs a second through HTTP, {in_flight} in flight"
+def _rates(work: Work, found: Mapping[str, list[Run]]) -> list[Figure]:
     theirs, ours = (
         Figure(
-            f"{panel}, {name}",
+            f"{work.name}, {name}",
             [run.rate for run in runs],
             unit="/s",
             more_is_better=True,
             cpu_ms=statistics.median(run.cpu_ms for run in runs),
-            panel=panel,
+            panel=work.name,
         )
         for name, runs in found.items()
     )
@@ -195,9 +209,12 @@ def _rates(in_flight: int, found: Mapping[str, list[Run]]) -> list[Figure]:
     return [theirs, replace(ours, goal=goal, reached=reached, ratio=ratio, of="Aegra", ours=True)]
 
 
-def _waits(found: Mapping[str, list[float]]) -> list[Figure]:
+def _waits(found: Mapping[str, list[Run]]) -> list[Figure]:
     panel = "one job at a time through HTTP, until its result is there"
-    theirs, ours = (Figure(f"{panel}, {name}", each_ms, panel=panel) for name, each_ms in found.items())
+    theirs, ours = (
+        Figure(f"{panel}, {name}", [ms for run in runs for ms in run.each_ms], panel=panel)
+        for name, runs in found.items()
+    )
     ratio = ours.median / theirs.median
     goal, reached = f"at most {AT_MOST:g} x", ratio <= AT_MOST
     return [theirs, replace(ours, goal=goal, reached=reached, ratio=ratio, of="Aegra", ours=True)]
