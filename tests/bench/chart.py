@@ -16,7 +16,7 @@ from typing import Any
 from tests.bench.report import number
 
 WIDTH, LEFT, RIGHT = 860, 250, 190
-BAR, GAP, TITLE, BETWEEN, MARGIN = 18, 8, 30, 18, 20
+BAR, GAP, TITLE, BETWEEN, MARGIN = 16, 6, 26, 14, 20
 STYLE = """
   svg { color-scheme: light dark; }
   .page { fill: #ffffff; stroke: #d0d7de; } text { fill: #1f2328; font: 13px system-ui, sans-serif; }

@@ -200,7 +200,7 @@ def _rates(work: Work, found: Mapping[str, list[Run]]) -> list[Figure]:
             unit="/s",
             more_is_better=True,
             cpu_ms=statistics.median(run.cpu_ms for run in runs),
-            panel=work.name,
+            panel=work.name if work.clients == AT_ONCE else "",
         )
         for name, runs in found.items()
     )

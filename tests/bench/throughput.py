@@ -106,7 +106,7 @@ def rates(case: Case, found: Mapping[str, list[Run]], what: str = "jobs a second
                 ratio=None if name == "shared" else ratio,
                 of="bare",
                 cpu_ms=statistics.median(run.cpu_ms for run in runs),
-                panel=panel,
+                panel=panel if case.in_flight > 1 else "",
                 ours=name == "ours",
             )
         )
