@@ -18,7 +18,7 @@ from tier3.stack import Postgres
 
 FILES = 1000
 APPLY_RUNS, NOTHING_RUNS = 5, 15
-QUICK_APPLY_RUNS, QUICK_NOTHING_RUNS = 1, 3
+QUICK_APPLY_RUNS, QUICK_NOTHING_RUNS = 1, 1
 NOTHING_MS = 30.0
 SMALL = "create table t{0} (id bigint primary key, name text not null, made_at timestamptz not null default now());\n"
 DBMATE = Path(sysconfig.get_path("scripts")) / "dbmate"

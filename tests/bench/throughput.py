@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 MIGRATIONS = ROOT / "migrations"
 RUNS, QUICK_RUNS, QUICK_SHARE = 5, 1, 3
 BARE = {"shared": "bare LangGraph (one saver)", "own": "bare LangGraph (a saver a run)"}
+QUICK_BARE = ("shared",)
 PLAIN = {"agent_definition": {"graph": "plain"}, "input_payload": {"items": ["0"]}}
 
 
@@ -61,18 +62,19 @@ class Run:
 
 
 def measure(stack: Stack, *, quick: bool = False, cases: tuple[Case, ...] = CASES) -> list[Figure]:
-    """Every figure of throughput, in turns; quick with a third of the jobs, once, in one process."""
+    """Every figure of throughput, in turns; quick with a third of the jobs, once, in one process, beside one saver."""
     figures: list[Figure] = []
+    loops = QUICK_BARE if quick else BARE
     for case in (quickly(each) for each in cases if each.processes == 1) if quick else cases:
         dsn = stack.postgres.create_database(f"bench_{uuid.uuid4().hex[:8]}")
         migrate.up(migrate.Settings(dsn, MIGRATIONS))
         with_schema = f"{dsn}?options=-csearch_path%3Dagent_executor"
-        found: dict[str, list[Run]] = {"shared": [], "own": [], "ours": []}
+        found: dict[str, list[Run]] = {name: [] for name in (*loops, "ours")}
         warm = max(case.in_flight * case.processes, 8)
         with services(stack, dsn, case.processes, MAX_CONCURRENT_JOBS=str(case.in_flight)) as processes:
             asyncio.run(through_nats(stack, replace(case, jobs=warm), processes))
             for _ in range(QUICK_RUNS if quick else RUNS):
-                for savers in BARE:
+                for savers in loops:
                     found[savers].append(bare(with_schema, case, savers))
                 found["ours"].append(asyncio.run(through_nats(stack, case, processes)))
         figures += rates(case, found)
