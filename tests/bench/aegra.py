@@ -69,20 +69,18 @@ def serving(python: Path, stack: Stack, dsn: str, at_once: int) -> Iterator[tupl
 
 def _python() -> str:
     """One that is new enough: this one, one on the PATH, or one of pyenv's."""
-    asked = (
-        subprocess.run(["pyenv", "prefix", "3.12"], capture_output=True, text=True, check=False)
-        if _has_pyenv()
-        else None
-    )
-    of_pyenv = f"{asked.stdout.strip()}/bin/python" if asked is not None and asked.returncode == 0 else ""
-    for each in (sys.executable, *PYTHONS, of_pyenv):
+    for each in (sys.executable, *PYTHONS, _pyenvs()):
         if _version(each) >= OLDEST:
             return each
     raise LeftOut("Aegra needs Python 3.12, and there is none on the PATH")
 
 
-def _has_pyenv() -> bool:
-    return shutil.which("pyenv") is not None
+def _pyenvs() -> str:
+    """pyenv shows on the PATH only what is selected."""
+    if not shutil.which("pyenv"):
+        return ""
+    said = subprocess.run(["pyenv", "prefix", "3.12"], capture_output=True, text=True, check=False)
+    return f"{said.stdout.strip()}/bin/python"
 
 
 def _version(python: str) -> tuple[int, ...]:

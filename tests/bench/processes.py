@@ -19,7 +19,7 @@ from tier3.stack import Stack
 from tier3.stack.ports import free_port
 
 ROOT = Path(__file__).parents[2]
-_READY_S = 60.0
+_READY_S, _END_S = 60.0, 30.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -57,7 +57,11 @@ def served(
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(30)
+            try:
+                process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def port_of(process: subprocess.Popen[bytes]) -> int:

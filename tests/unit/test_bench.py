@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from tests.bench import chart
+from tests.bench import aegra, chart
 from tests.bench.figures import Figure, LeftOut
 from tests.bench.report import Part, measured, number, results, table
 
@@ -75,3 +76,21 @@ def test_a_run_with_nothing_to_compare_still_has_a_chart() -> None:
 @pytest.mark.parametrize(("value", "shown"), [(1234.5, "1234"), (286.04, "286.0"), (0.0123, "0.0123"), (9.876, "9.88")])
 def test_numbers_are_shown_with_what_says_something(value: float, shown: str) -> None:
     assert number(value) == shown
+
+
+def test_aegra_is_left_out_where_no_environment_can_be_made_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LeftOut, match="there is no uv"):
+        aegra.installed()
+    uv = tmp_path / "uv"
+    uv.write_text("#!/bin/sh\nprintf 'error: no\n  network' >&2\nexit 2\n")
+    uv.chmod(0o755)
+    monkeypatch.setattr(aegra, "PLACE", tmp_path / "place")
+    monkeypatch.setattr(aegra, "OLDEST", (3, 11))
+    with pytest.raises(LeftOut, match=r"^Aegra cannot be installed: error: no network$"):
+        aegra.installed()
+    monkeypatch.setattr(aegra, "OLDEST", (9, 0))
+    with pytest.raises(LeftOut, match="none on the PATH"):
+        aegra.installed()
