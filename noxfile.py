@@ -140,7 +140,10 @@ def chain(session: nox.Session) -> None:
 
 @nox.session(default=False, tags=["local"])
 def bench(session: nox.Session) -> None:
-    """Ours beside the references, in one run on an embedded server: a table, and artifacts/bench.json."""
+    """Ours beside the references, in one run on embedded servers: a table, artifacts/bench.json and bench.svg.
+
+    All parts, or those that are named; -- --quick measures little, in two minutes. docs/performance.md has the parts.
+    """
     sync(session, "bench")
     session.run("python", "-m", "tests.bench", *session.posargs)
 

@@ -29,6 +29,7 @@ MIGRATIONS = Path(__file__).parents[2] / "migrations"
 WORKERS, SLOTS = 2, 4
 JOB_S, EVERY_S = (0.05, 0.15), 0.1
 JOBS, ROUNDS = 80, 5
+QUICK_JOBS, QUICK_ROUNDS = 20, 1
 MANY = 10_000
 MOST = 1.2
 A, B = "a", "b"
@@ -39,24 +40,26 @@ select gen_random_uuid(), %s, 't', '', %s::json, '{}', now() - interval '1 minut
 WAITS = "select extract(epoch from started_at - created_at)::float8 * 1000 as ms from jobs where tenant = %s"
 
 
-def measure(server: Postgres) -> list[Figure]:
+def measure(server: Postgres, *, quick: bool = False) -> list[Figure]:
     """Each contender's waits at the 95th percentile, by round; the goal is for those of all rounds together."""
+    jobs, turns = (QUICK_JOBS, QUICK_ROUNDS) if quick else (JOBS, ROUNDS)
     dsn = server.create_database("bench_fairness")
     migrate.up(migrate.Settings(dsn, MIGRATIONS))
     queues = {"alone": 0, "short": 2 * WORKERS * SLOTS, "many": WORKERS * SLOTS + MANY}
     found: dict[str, list[list[float]]] = {name: [] for name in queues}
-    for _ in range(ROUNDS):  # in turns, so that all are disturbed alike
+    for _ in range(turns):  # in turns, so that all are disturbed alike
         for name, count in queues.items():
-            found[name].append(asyncio.run(_round(f"{dsn}?options=-csearch_path%3Dagent_executor", count)))
+            found[name].append(asyncio.run(_round(f"{dsn}?options=-csearch_path%3Dagent_executor", count, jobs)))
     by_round = {name: [_p95(waits) for waits in rounds] for name, rounds in found.items()}
     short, many = (_p95([ms for waits in found[name] for ms in waits]) for name in ("short", "many"))
     ratio = many / short
-    goal = f"p95 of all {many:.1f} ms, {ratio:.2f} x that with a short queue, at most {MOST:g}"
+    goal = f"of all rounds {many:.1f} ms, at most {MOST:g} x"
+    reached = None if quick else ratio <= MOST  # a few waits have no 95th percentile worth a verdict
     what = f"p95 wait of a tenant, {WORKERS} workers of {SLOTS} slots"
     return [
         Figure(f"{what}, alone", by_round["alone"]),
         Figure(f"{what}, another's short queue", by_round["short"]),
-        Figure(f"{what}, another's {MANY:,} jobs", by_round["many"], goal, ratio <= MOST),
+        Figure(f"{what}, another's {MANY:,} jobs", by_round["many"], goal, reached, ratio=ratio, of="short"),
     ]
 
 
@@ -64,7 +67,7 @@ def _p95(waits: list[float]) -> float:
     return sorted(waits)[int(len(waits) * 0.95)]
 
 
-async def _round(dsn: str, queued_of_a: int) -> list[float]:
+async def _round(dsn: str, queued_of_a: int, jobs: int) -> list[float]:
     async with AsyncExitStack() as opened:
         pool = await opened.enter_async_context(database.pool(dsn, 16))
         async with pool.connection() as connection:
@@ -75,14 +78,14 @@ async def _round(dsn: str, queued_of_a: int) -> list[float]:
             await opened.enter_async_context(_Worker(pool, dsn))
         ledger = Ledger(pool)
         await asyncio.sleep(2 * JOB_S[1])  # until the slots are A's, and no two end together
-        for _ in range(JOBS):
+        for _ in range(jobs):
             await ledger.accept(replace(job.from_json(DATA | {"job_id": uuid.uuid4().hex}), tenant=B))
             await asyncio.sleep(random.uniform(0.5, 1.5) * EVERY_S)
         async with pool.connection() as connection:
             while True:
                 rows = await (await connection.execute(WAITS, [B])).fetchall()
                 waits = [row["ms"] for row in rows if row["ms"] is not None]
-                if len(waits) == JOBS:
+                if len(waits) == jobs:
                     return waits
                 await asyncio.sleep(0.1)
 

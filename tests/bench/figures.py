@@ -1,4 +1,4 @@
-"""What a benchmark found, and the table it is shown in."""
+"""What a benchmark finds, and how things are measured in turns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Figure:
-    """How long something took, each time, or how much it was, in `unit`, and what that was to be compared with."""
+    """How long something took, each time, or how much it was, in `unit`, and what that was to be compared with.
+
+    `ratio` is to `of`; `cpu_ms` is of CPU a job. A figure whose name begins with `panel` is drawn there, and called by
+    what is left of its name.
+    """
 
     name: str
     runs: Sequence[float] = field(repr=False)
@@ -18,11 +22,20 @@ class Figure:
     reached: bool | None = None
     unit: str = "ms"
     more_is_better: bool = False
+    ratio: float | None = None
+    of: str = ""
+    cpu_ms: float | None = None
+    panel: str = ""
+    ours: bool = False
 
     @property
     def median(self) -> float:
         """The middle one."""
         return statistics.median(self.runs)
+
+
+class LeftOut(Exception):
+    """A part cannot be measured here; the message says in one line why."""
 
 
 def side_by_side(contenders: Mapping[str, Callable[[], float]], runs: int) -> dict[str, list[float]]:
@@ -49,18 +62,4 @@ def timed(work: Callable[[], object]) -> float:
 def compared(name: str, ours: Sequence[float], theirs: Sequence[float], what: str, at_most: float) -> Figure:
     """Our figure with its goal: the median at most so many times theirs."""
     ratio = statistics.median(ours) / statistics.median(theirs)
-    goal = f"{ratio:.2f} x {what}, at most {at_most:g}"
-    return Figure(name, ours, goal, ratio <= at_most)
-
-
-def table(figures: Sequence[Figure]) -> str:
-    """One line a figure."""
-    width = max(len(each.name) for each in figures)
-    lines = [f"{'':{width}}  {'median':>9}  {'best':>9}  {'worst':>9}"]
-    for each in figures:
-        low, high = min(each.runs), max(each.runs)
-        ends = (high, low) if each.more_is_better else (low, high)
-        numbers = "  ".join(f"{number:6.1f} {each.unit}" for number in (each.median, *ends))
-        verdict = {None: "", True: "reached: ", False: "MISSED: "}[each.reached]
-        lines.append(f"{each.name:{width}}  {numbers}  {verdict}{each.goal}".rstrip())
-    return "\n".join(lines) + "\n"
+    return Figure(name, ours, f"at most {at_most:g} x", ratio <= at_most, ratio=ratio, of=what)

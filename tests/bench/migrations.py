@@ -18,18 +18,20 @@ from tier3.stack import Postgres
 
 FILES = 1000
 APPLY_RUNS, NOTHING_RUNS = 5, 15
+QUICK_APPLY_RUNS, QUICK_NOTHING_RUNS = 1, 1
 NOTHING_MS = 30.0
 SMALL = "create table t{0} (id bigint primary key, name text not null, made_at timestamptz not null default now());\n"
 DBMATE = Path(sysconfig.get_path("scripts")) / "dbmate"
 
 
-def measure(server: Postgres, place: Path) -> list[Figure]:
+def measure(server: Postgres, place: Path, *, quick: bool = False) -> list[Figure]:
     """Every figure of the migration runner."""
     ours, theirs = _files(place)
-    return [*_apply(server, ours, theirs), *_nothing(server, ours, theirs)]
+    applied, nothing = (QUICK_APPLY_RUNS, QUICK_NOTHING_RUNS) if quick else (APPLY_RUNS, NOTHING_RUNS)
+    return [*_apply(server, ours, theirs, applied), *_nothing(server, ours, theirs, nothing)]
 
 
-def _apply(server: Postgres, ours: Path, theirs: Path) -> list[Figure]:
+def _apply(server: Postgres, ours: Path, theirs: Path, runs: int) -> list[Figure]:
     def on_a_new_database(work: Callable[[str], object]) -> Callable[[], float]:
         def run() -> float:
             name = f"bench_{uuid.uuid4().hex}"
@@ -47,7 +49,7 @@ def _apply(server: Postgres, ours: Path, theirs: Path) -> list[Figure]:
             "ours": on_a_new_database(lambda dsn: migrate.up(migrate.Settings(dsn, ours))),
             "dbmate": on_a_new_database(lambda dsn: _dbmate(dsn, theirs)),
         },
-        APPLY_RUNS,
+        runs,
     )
     what = f"{FILES} small files"
     return [
@@ -58,7 +60,7 @@ def _apply(server: Postgres, ours: Path, theirs: Path) -> list[Figure]:
     ]
 
 
-def _nothing(server: Postgres, ours: Path, theirs: Path) -> list[Figure]:
+def _nothing(server: Postgres, ours: Path, theirs: Path, runs: int) -> list[Figure]:
     dsn, other = server.create_database("nothing"), server.create_database("nothing_dbmate")
     migrate.up(migrate.Settings(dsn, ours))
     _dbmate(other, theirs)
@@ -79,9 +81,9 @@ def _nothing(server: Postgres, ours: Path, theirs: Path) -> list[Figure]:
             "ours": python("-m", "agent_executor", "migrate"),
             "dbmate": lambda: timed(lambda: _dbmate(other, theirs)),
         },
-        NOTHING_RUNS,
+        runs,
     )
-    median = sorted(found["in process"])[NOTHING_RUNS // 2]
+    median = sorted(found["in process"])[runs // 2]
     what = f"nothing to do, {FILES} applied"
     goal = f"at most {NOTHING_MS:g} ms"
     return [

@@ -1,4 +1,4 @@
-"""Processes of the service that the benchmarks measure."""
+"""Processes of the services that the benchmarks measure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tier3.stack import Stack
 from tier3.stack.ports import free_port
 
 ROOT = Path(__file__).parents[2]
-_READY_S = 60.0
+_READY_S, _END_S = 60.0, 30.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -30,24 +31,58 @@ def services(stack: Stack, dsn: str, count: int, **more: str) -> Iterator[list[s
         config.write_text(json.dumps({"graphs": {"plain": f"{ROOT}/tests/bench/plain.py:graph"}}))
         environment = _environment(stack, dsn) | {"LANGGRAPH_CONFIG": str(config)} | more
         processes = []
-        for number in range(count):
-            port, log = free_port(), Path(directory, f"service-{number}.log")
+        for _ in range(count):
+            port = free_port()
             words = ["-m", "uvicorn", "--factory", "agent_executor.app:main", "--port", str(port), "--no-access-log"]
             flags = ["--http", "agent_executor.connections:Connection", "--ws", "none", "--no-server-header"]
-            with log.open("wb") as output:
-                process = subprocess.Popen(
-                    [sys.executable, *words, *flags], env=environment, cwd=ROOT, stdout=output, stderr=output
-                )
-            running.callback(_end, process)
-            processes.append(process)
-            _until_ready(port, log)
+            command = [sys.executable, *words, *flags]
+            url = f"http://127.0.0.1:{port}/ready"
+            processes.append(running.enter_context(served(command, environment, ROOT, url, _has_all)))
         yield processes
 
 
+@contextlib.contextmanager
+def served(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    place: Path,
+    url: str,
+    is_ready: Callable[[Any], bool] = lambda said: True,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that runs in `place`, once `url` answers with JSON that says so; it is ended in the end."""
+    with tempfile.NamedTemporaryFile() as log:
+        process = subprocess.Popen(command, env=environment, cwd=place, stdout=log, stderr=log)
+        try:
+            _until_ready(process, url, is_ready, Path(log.name))
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def port_of(process: subprocess.Popen[bytes]) -> int:
+    """Where a process of `services` listens."""
+    words: Any = process.args
+    return int(words[words.index("--port") + 1])
+
+
 def cpu_s(processes: Sequence[subprocess.Popen[bytes]]) -> float:
-    """CPU seconds that these have used, in themselves and in the system."""
-    stats = (Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split() for process in processes)
-    return sum(int(fields[11]) + int(fields[12]) for fields in stats) / _TICKS
+    """CPU seconds that these and their children have used, in themselves and in the system."""
+    parents: dict[int, int] = {}
+    ticks: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            fields = path.read_text().rpartition(")")[2].split()
+            parents[int(path.parent.name)] = int(fields[1])
+            ticks[int(path.parent.name)] = sum(map(int, fields[11:15]))  # with those of children that have ended
+    family = {process.pid for process in processes}
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+    return sum(ticks[pid] for pid in family) / _TICKS
 
 
 def _environment(stack: Stack, dsn: str) -> dict[str, str]:
@@ -66,20 +101,15 @@ def _environment(stack: Stack, dsn: str) -> dict[str, str]:
     }
 
 
-def _until_ready(port: int, log: Path) -> None:
+def _has_all(said: Any) -> bool:
+    return bool(said["services"]["nats"] and said["services"]["dragonfly"])
+
+
+def _until_ready(process: subprocess.Popen[bytes], url: str, is_ready: Callable[[Any], bool], log: Path) -> None:
     deadline = time.monotonic() + _READY_S
-    while time.monotonic() < deadline:
-        with (
-            contextlib.suppress(OSError),
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2) as answer,
-        ):
-            found = json.load(answer)["services"]
-            if found["nats"] and found["dragonfly"]:
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
+            if is_ready(json.load(answer)):
                 return
         time.sleep(0.05)
-    raise RuntimeError("the service is not ready\n" + "\n".join(log.read_text().splitlines()[-20:]))
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGTERM)
-    process.wait(30)
+    raise RuntimeError(f"{url} is not ready\n" + "\n".join(log.read_text().splitlines()[-20:]))

@@ -20,23 +20,24 @@ from tests.bench.figures import Figure, side_by_side, timed
 from tests.definitions import adder
 
 CALLS, RUNS, STARTS = 20, 15, 20
+QUICK_RUNS, QUICK_STARTS = 3, 5
 MOST_OVER_MS, COLD_MS = 5, 400
 
 
-def measure() -> list[Figure]:
+def measure(*, quick: bool = False) -> list[Figure]:
     """Every figure of the sandbox."""
-    return asyncio.run(_measure())
+    return asyncio.run(_measure(*((QUICK_RUNS, QUICK_STARTS) if quick else (RUNS, STARTS))))
 
 
-async def _measure() -> list[Figure]:
+async def _measure(runs: int, starts: int) -> list[Figure]:
     definitions = Definition.model_validate(adder()).tool_definitions
     sandbox = Sandbox(Options(mode="best-effort"))
     await sandbox.open()
     here = scripts.load("add_numbers", definitions[0].runtime.script)
     async with sandbox.box(definitions) as box:
         confined = (await box.tools())["add_numbers"]
-        found = await asyncio.to_thread(_calls, here, confined, asyncio.get_running_loop())
-    cold = [await _cold(sandbox, definitions) for _ in range(STARTS)]
+        found = await asyncio.to_thread(_calls, here, confined, asyncio.get_running_loop(), runs)
+    cold = [await _cold(sandbox, definitions) for _ in range(starts)]
     await sandbox.close()
     over_ms = statistics.median(found["confined"]) - statistics.median(found["here"])
     goal = f"{over_ms:.2f} ms more, at most {MOST_OVER_MS}"
@@ -49,7 +50,7 @@ async def _measure() -> list[Figure]:
     ]
 
 
-def _calls(here: BaseTool, confined: BaseTool, loop: asyncio.AbstractEventLoop) -> dict[str, list[float]]:
+def _calls(here: BaseTool, confined: BaseTool, loop: asyncio.AbstractEventLoop, runs: int) -> dict[str, list[float]]:
     def many(tool: BaseTool) -> float:
         async def calls() -> None:
             for _ in range(CALLS):
@@ -57,7 +58,7 @@ def _calls(here: BaseTool, confined: BaseTool, loop: asyncio.AbstractEventLoop) 
 
         return timed(lambda: asyncio.run_coroutine_threadsafe(calls(), loop).result()) / CALLS
 
-    return side_by_side({"here": lambda: many(here), "confined": lambda: many(confined)}, RUNS)
+    return side_by_side({"here": lambda: many(here), "confined": lambda: many(confined)}, runs)
 
 
 def _call(*, with_runtime: bool) -> Any:

@@ -69,6 +69,18 @@ def test_every_session_is_in_the_readme_and_nothing_else() -> None:
     assert set(table(section(page("README.md"), "## Sessions"))) == sessions
 
 
+def test_every_part_of_the_bench_is_in_the_table_and_nothing_else() -> None:
+    [parts] = [
+        node
+        for node in ast.walk(ast.parse(page("tests/bench/__main__.py")))
+        if isinstance(node, ast.FunctionDef) and node.name == "_parts"
+    ]
+    [found] = [node for node in ast.walk(parts) if isinstance(node, ast.Dict)]
+    names = [key.value for key in found.keys if isinstance(key, ast.Constant)]
+    assert "throughput" in names
+    assert list(table(section(page("docs/performance.md"), "## Measuring"))) == names
+
+
 def test_every_variable_of_a_build_is_in_the_table_and_nothing_else() -> None:
     rows = table(section(page("docs/image.md"), "## Options"))
     assert set(rows) == set(options.KNOWN)
