@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ def _bare(dsn: str, case: Case, savers: str) -> Run:
     return Run(case.jobs / said["took_s"], said["cpu_s"] * 1000 / case.jobs, each_ms)
 
 
-async def _through_nats(stack: Stack, case: Case, processes: list[subprocess.Popen[bytes]], jobs: int) -> Run:
+async def _through_nats(stack: Stack, case: Case, processes: Sequence[subprocess.Popen[bytes]], jobs: int) -> Run:
     """Publish the jobs, and wait for as many results; one after the other where one is in flight."""
     client = await nats.connect(stack.nats.url)
     prefix = uuid.uuid4().hex[:8]
