@@ -11,10 +11,9 @@ import asyncio
 import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import structlog
@@ -137,8 +136,7 @@ def key(thread_id: str) -> str:
     return f"langgraph:events:{thread_id}"
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """One event as readers get it: `id` in its stream, its type, and the JSON published."""
 
     id: str
@@ -260,7 +258,7 @@ class Channel:
         self.count = count
 
     def emit(self, event_type: str, data: Any) -> None:
-        """Send `{"event_type", "data", "id", "time", "trace_id"}`; `data` must be JSON."""
+        """Send `{"event_type", "data", "id", "time", "trace_id"}`; `data` must be JSON, or an `orjson.Fragment`."""
         self.count += 1
         event_id = f"{self._fence}-{self.count}"
         body = {
