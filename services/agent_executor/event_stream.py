@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
-from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from .service import Service
 
 _BLOCK_MS = 1000
+_FIRST_EVENTS = 25  # of unknown size
+_PIECE_BYTES = 64 * 2**10
 _END_S = 1.0
 _LOOK_S = 15.0
 _LAST = TERMINAL | {Status.INTERRUPTED}  # after which no event follows, for now
@@ -34,10 +35,10 @@ BEGINNING = "0-0"
 
 
 class Stream(EventSourceResponse):
-    """The answer that sends `events`, holding a place meanwhile; however it ends, the place is given back."""
+    """The answer that sends `pieces`, holding a place meanwhile; however it ends, the place is given back."""
 
-    def __init__(self, events: AsyncIterator[ServerSentEvent], place: AbstractContextManager[None]) -> None:
-        super().__init__(events, ping=15, sep="\n")
+    def __init__(self, pieces: AsyncIterator[bytes], place: AbstractContextManager[None]) -> None:
+        super().__init__(pieces, ping=15, sep="\n")
         self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,16 +90,16 @@ def first_position(last_event_id: str | None) -> str:
 
 async def follow(
     service: Service, job_id: str, tenant: str, position: str, holds: Callable[[], bool] = lambda: True
-) -> AsyncIterator[ServerSentEvent]:
-    """Yield the events of a tenant's job after `position` until its `end`, until the process goes down, or until the
-    reader's credential `holds` no more, which is looked at before each batch and about every second.
+) -> AsyncIterator[bytes]:
+    """Yield the events of a tenant's job after `position`, several in a piece, until its `end`, until the process goes
+    down, or until the reader's credential `holds` no more, which is looked at before each batch and about every second.
 
     A reader that is cut off comes back with the last id it saw, here or at another process.
     """
     with service.streams.one() as going_down, service.listener.finished(job_id) as finished:
         looks = _follow(service, job_id, tenant, position, going_down=going_down, finished=finished, holds=holds)
-        async for event in looks:
-            yield event
+        async for piece in looks:
+            yield piece
 
 
 async def _follow(
@@ -110,15 +111,15 @@ async def _follow(
     going_down: asyncio.Task[Any],
     finished: asyncio.Event,
     holds: Callable[[], bool],
-) -> AsyncIterator[ServerSentEvent]:
-    warned, asked, look_at = False, False, 0.0
+) -> AsyncIterator[bytes]:
+    warned, asked, look_at, count = False, False, 0.0, _FIRST_EVENTS
     now = asyncio.get_running_loop().time
     found: dict[str, Any] | None = None  # the job's row; its last events have the time of one more look to arrive
     if await _missing(service, job_id, position):
         warned = True
         yield _warning(job_id)
     while not going_down.done():
-        reading = asyncio.create_task(_next(service, job_id, position))
+        reading = asyncio.create_task(_next(service, job_id, position, count))
         await asyncio.wait((reading, going_down), return_when=asyncio.FIRST_COMPLETED)
         if not reading.done():
             reading.cancel()
@@ -126,13 +127,13 @@ async def _follow(
         if not holds():
             return
         events = reading.result()
-        for event in events or ():
-            position = event.id
-            yield ServerSentEvent(data=event.body.decode(), event=event.event_type, id=event.id, sep="\n")
-            if event.event_type == "end":
-                return
-            asked = event.event_type == "on_interrupt"
+        for piece in _pieces(events):
+            yield piece
         if events:
+            last = events[-1]
+            if last.event_type == "end":
+                return
+            position, asked, count = last.id, last.event_type == "on_interrupt", stream.fitting(events)
             look_at, found = 0.0 if found else look_at, None
             await asyncio.sleep(0)  # a long replay must not hold the loop
         elif found is None:
@@ -152,7 +153,7 @@ async def _follow(
 
 async def _instead(
     service: Service, job_id: str, position: str, found: dict[str, Any], *, warned: bool, asked: bool
-) -> list[ServerSentEvent]:
+) -> list[bytes]:
     """What the reader gets in place of events that are gone, `found` being the job's row."""
     warning = [] if warned else [_warning(job_id)]
     if found["status"] in TERMINAL:
@@ -163,12 +164,30 @@ async def _instead(
     return [*warning, *(_synthetic("on_interrupt", each) for each in found["interrupts"] or ())]
 
 
-async def _next(service: Service, job_id: str, position: str, block_ms: int = _BLOCK_MS) -> list[stream.Event]:
+async def _next(
+    service: Service, job_id: str, position: str, count: int, block_ms: int = _BLOCK_MS
+) -> list[stream.Event]:
+    """The next events, the last of them the job's `end` if it is among them."""
     try:
-        return await stream.read(service.events, job_id, position, block_ms)
+        events = await stream.read(service.events, job_id, position, block_ms, count)
     except _REDIS_AWAY:
         await asyncio.sleep(block_ms / 1000)
         return []
+    ends = (number for number, event in enumerate(events, 1) if event.event_type == "end")
+    return events[: next(ends, len(events))]
+
+
+def _pieces(events: Iterable[stream.Event]) -> Iterator[bytes]:
+    """These events as they are sent: small ones together, since what a piece costs does not depend on its size."""
+    piece, size = [], 0
+    for event in events:
+        piece.append(b"id: %b\n%b" % (event.id.encode(), _without_id(event.event_type, event.body)))
+        size += len(piece[-1])
+        if size >= _PIECE_BYTES:
+            yield b"".join(piece)
+            piece, size = [], 0
+    if piece:
+        yield b"".join(piece)
 
 
 async def _missing(service: Service, job_id: str, position: str) -> bool:
@@ -222,10 +241,17 @@ def _parts(event_id: str) -> tuple[int, int]:
     return int(left), int(right)
 
 
-def _warning(job_id: str) -> ServerSentEvent:
+def _warning(job_id: str) -> bytes:
     return _synthetic("warning", {"message": "events of this job are gone", "about": job_id})
 
 
-def _synthetic(event_type: str, data: Any) -> ServerSentEvent:
-    body = strict_json.dumps({"event_type": event_type, "data": data})
-    return ServerSentEvent(data=body.decode(), event=event_type, sep="\n")
+def _synthetic(event_type: str, data: Any) -> bytes:
+    return _without_id(event_type, strict_json.dumps({"event_type": event_type, "data": data}))
+
+
+def _without_id(event_type: str, body: bytes) -> bytes:
+    """One Server-Sent Event, its `body` being on one line, as `strict_json.dumps` has it.
+
+    https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+    """
+    return b"event: %b\ndata: %b\n\n" % (event_type.encode(), body)

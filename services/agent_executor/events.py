@@ -40,7 +40,9 @@ def to_json(value: Any) -> Any:
 def _dumps(value: Any) -> bytes:
     options = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
     dumped = orjson.dumps(scrub(value, _ignore), default=_encode, option=options)
-    return redact_json(dumped.decode(), LONG).encode()
+    document = dumped.decode()
+    clean = redact_json(document, LONG)
+    return dumped if clean is document else orjson.dumps(orjson.loads(clean))
 
 
 def message_object(message: BaseMessage) -> dict[str, Any]:
@@ -70,7 +72,10 @@ class RunEvents(AsyncCallbackHandler):
     run_inline = True
 
     def __init__(self, emit: Emit, at_state: Callable[[int], None] = lambda _: None) -> None:
-        """`at_state` is told how many bytes each state has that a graph comes to, as JSON."""
+        """`emit` gets what an event holds as JSON that is encoded already, or as plain values.
+
+        `at_state` is told how many bytes each state has that a graph comes to, as JSON.
+        """
         self._emit = emit
         self._at_state = at_state
         self._warned: set[str] = set()
@@ -95,7 +100,7 @@ class RunEvents(AsyncCallbackHandler):
                 self._send("on_state_update", state)  # which says what is wrong
             return
         if is_root:
-            self._emit("on_state_update", orjson.loads(encoded))
+            self._emit("on_state_update", orjson.Fragment(encoded))
         self._at_state(len(encoded))
 
     def _on_warning(self, data: Any) -> None:
@@ -167,7 +172,7 @@ class RunEvents(AsyncCallbackHandler):
     def _send(self, event_type: str, data: Any) -> None:
         """Emit; what has no JSON form (nested too deep, say) costs its event and not the job."""
         try:
-            self._emit(event_type, to_json(data))
+            self._emit(event_type, orjson.Fragment(_dumps(data)))
         except (TypeError, ValueError, RecursionError) as error:
             self._emit(
                 "warning", {"message": f"an event could not be shown: {type(error).__name__}", "about": event_type}

@@ -68,7 +68,7 @@ def configure(level: str) -> None:
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
     # What no line of ours tells need not be found out for each (docs.python.org/3/howto/logging.html#optimization).
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = logging.logAsyncioTasks = False
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.captureWarnings(True)
     sys.excepthook = lambda *raised: _uncaught(raised)
     threading.excepthook = lambda raised: _uncaught((raised.exc_type, raised.exc_value, raised.exc_traceback))

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import structlog
@@ -27,17 +27,28 @@ from . import metrics, strict_json, tls
 
 KEPT_S = 24 * 3600
 KEPT_EVENTS = 100_000
-_BATCH = 200
+_BATCH = 250
+_BATCH_BYTES = 2**20
 _BUFFERED_EVENTS = 20_000
+_BUFFERED_BYTES = 64 * 2**20
 _PAUSE_S = 1.0
 _TIMEOUT_S = 0.5
 FAILURES = (RedisError, OSError, TimeoutError)
 
-# Published only if stored: of a batch that is sent twice, or by a worker that lost its job, subscribers hear nothing.
+# One job's events, each published only if it is stored: of a batch sent twice, or by a worker that lost its job,
+# subscribers hear nothing. An event that is refused costs no other: returns its number, and the reason after it.
 _STORE_AND_PUBLISH = """
-local stored = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], ARGV[2], 'type', ARGV[3], 'event', ARGV[4])
-if type(stored) == 'string' then redis.call('PUBLISH', ARGV[5], ARGV[4]) end
-return stored
+local refused = {}
+for i = 4, #ARGV, 3 do
+  local reply = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], ARGV[i], 'type', ARGV[i + 1], 'event', ARGV[i + 2])
+  if type(reply) == 'string' then reply = redis.pcall('PUBLISH', ARGV[3], ARGV[i + 2]) end
+  if type(reply) == 'table' then
+    refused[#refused + 1] = (i - 4) / 3
+    refused[#refused + 1] = reply.err
+  end
+end
+redis.pcall('EXPIRE', KEYS[1], ARGV[2])
+return refused
 """
 
 log = structlog.get_logger()
@@ -125,8 +136,7 @@ def key(thread_id: str) -> str:
     return f"langgraph:events:{thread_id}"
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """One event as readers get it: `id` in its stream, its type, and the JSON published."""
 
     id: str
@@ -137,6 +147,7 @@ class Event:
 class Publisher:
     """Sends events of all jobs of this process, in order, in batches: one pipeline is in flight at a time.
 
+    What is queued meanwhile goes with the next, one call of a script for each job, so that nobody waits for a timer.
     While Redis is away events are kept, up to a bound, and sent when it is back; what does not fit is dropped oldest
     first and counted.
     """
@@ -144,6 +155,7 @@ class Publisher:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._buffer: deque[tuple[str, Event]] = deque()
+        self._bytes = 0
         self._more = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -154,10 +166,11 @@ class Publisher:
 
     def put(self, thread_id: str, event: Event) -> None:
         """Queue an event; never blocks."""
-        if len(self._buffer) >= _BUFFERED_EVENTS:
-            self._buffer.popleft()
-            metrics.redis_publish_errors.inc()
         self._buffer.append((thread_id, event))
+        self._bytes += len(event.body)
+        while len(self._buffer) > _BUFFERED_EVENTS or (self._bytes > _BUFFERED_BYTES and len(self._buffer) > 1):
+            self._pop()
+            metrics.redis_publish_errors.inc()
         self._idle.clear()
         self._more.set()
 
@@ -165,7 +178,7 @@ class Publisher:
         """Send until cancelled."""
         while True:
             await self._more.wait()
-            batch = [self._buffer[index] for index in range(min(_BATCH, len(self._buffer)))]
+            batch = self._next()
             try:
                 await self._send(batch)
             except FAILURES as error:
@@ -175,7 +188,7 @@ class Publisher:
                 continue
             for sent in batch:
                 if self._buffer and self._buffer[0] is sent:
-                    self._buffer.popleft()
+                    self._pop()
             if not self._buffer:
                 self._more.clear()
                 self._idle.set()
@@ -188,24 +201,50 @@ class Publisher:
         except TimeoutError:
             log.warning("events_lost", waiting=len(self._buffer))
 
+    def _pop(self) -> None:
+        _, event = self._buffer.popleft()
+        self._bytes -= len(event.body)
+
+    def _next(self) -> list[tuple[str, Event]]:
+        """The oldest events, as many as may go at once."""
+        batch: list[tuple[str, Event]] = []
+        size = 0
+        for each in islice(self._buffer, _BATCH):
+            size += len(each[1].body)
+            if batch and size > _BATCH_BYTES:
+                break
+            batch.append(each)
+        return batch
+
     async def _send(self, batch: list[tuple[str, Event]]) -> None:
-        pipeline = self._redis.pipeline(transaction=False)
+        by_job: defaultdict[str, list[Event]] = defaultdict(list)
         for thread_id, event in batch:
-            words = (KEPT_EVENTS, event.id, event.event_type, event.body, channel(thread_id))
-            pipeline.eval(_STORE_AND_PUBLISH, 1, key(thread_id), *words)
-        for thread_id in {thread_id for thread_id, _ in batch}:
-            pipeline.expire(key(thread_id), KEPT_S)
+            by_job[thread_id].append(event)
+        pipeline = self._redis.pipeline(transaction=False)
+        for thread_id, events in by_job.items():
+            words = [word for event in events for word in (event.id, event.event_type, event.body)]
+            pipeline.eval(_STORE_AND_PUBLISH, 1, key(thread_id), KEPT_EVENTS, KEPT_S, channel(thread_id), *words)
         replies = await pipeline.execute(raise_on_error=False)
-        for (_, event), stored in zip(batch, replies, strict=False):
-            if isinstance(stored, ResponseError) and "equal or smaller" in str(stored):
-                continue  # sent before, or by a worker that no longer owns the job
-            if isinstance(stored, ResponseError):  # this event's own trouble; the others must not wait for it
-                log.error("event_refused", event_id=event.id, error=str(stored))
-                metrics.redis_publish_errors.inc()
-                continue
-            if isinstance(stored, Exception):
-                raise stored
-            metrics.redis_publish.labels(event.event_type).inc()
+        for events, reply in zip(by_job.values(), replies, strict=True):
+            _count(events, reply)
+
+
+def _count(events: list[Event], reply: Any) -> None:
+    """Tell what became of one job's events. What was refused is its own trouble; the others must not wait for it."""
+    if isinstance(reply, ResponseError):
+        refused = dict.fromkeys(range(len(events)), str(reply))
+    elif isinstance(reply, Exception):
+        raise reply
+    else:
+        refused = {number: reason.decode() for number, reason in zip(reply[::2], reply[1::2], strict=True)}
+    for number, reason in refused.items():
+        if "equal or smaller" in reason:
+            continue  # sent before, or by a worker that no longer owns the job
+        log.error("event_refused", event_id=events[number].id, error=reason)
+        metrics.redis_publish_errors.inc()
+    stored = Counter(event.event_type for number, event in enumerate(events) if number not in refused)
+    for event_type, times in stored.items():
+        metrics.redis_publish.labels(event_type).inc(times)
 
 
 class Channel:
@@ -219,7 +258,7 @@ class Channel:
         self.count = count
 
     def emit(self, event_type: str, data: Any) -> None:
-        """Send `{"event_type", "data", "id", "time", "trace_id"}`; `data` must be JSON."""
+        """Send `{"event_type", "data", "id", "time", "trace_id"}`; `data` must be JSON, or an `orjson.Fragment`."""
         self.count += 1
         event_id = f"{self._fence}-{self.count}"
         body = {
@@ -232,13 +271,13 @@ class Channel:
         self._publisher.put(self._thread_id, Event(event_id, event_type, strict_json.dumps(body)))
 
 
-async def read(redis: Redis, thread_id: str, after: str, block_ms: int) -> list[Event]:
-    """The next events after id `after` ("0" for all), waiting up to `block_ms` for the first.
+async def read(redis: Redis, thread_id: str, after: str, block_ms: int, count: int = _BATCH) -> list[Event]:
+    """The next events after id `after` ("0" for all), `count` at most, waiting up to `block_ms` for the first.
 
     Raises:
         RedisError, OSError, TimeoutError: Redis is away.
     """
-    replies: Any = await redis.xread({key(thread_id): after}, count=100, block=block_ms)
+    replies: Any = await redis.xread({key(thread_id): after}, count=count, block=block_ms)
     if not replies:
         return []
     streams = replies.values() if isinstance(replies, dict) else [entries for _, entries in replies]
@@ -246,6 +285,12 @@ async def read(redis: Redis, thread_id: str, after: str, block_ms: int) -> list[
     for entries in streams:
         found += [_event(*entry) for entry in (entries[0] if entries and isinstance(entries[0], list) else entries)]
     return found
+
+
+def fitting(events: list[Event]) -> int:
+    """How many events like these are to be read at once, so that a slow reader's take no more memory than a batch's."""
+    size = sum(len(event.body) for event in events)
+    return max(1, min(_BATCH, _BATCH_BYTES * len(events) // size))
 
 
 async def forget(redis: Redis, thread_id: str) -> None:

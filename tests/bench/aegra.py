@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.bench.figures import LeftOut
-from tests.bench.processes import ROOT, served
+from tests.bench.processes import ROOT, Process, started, until_200
 from tier3.stack import Stack
 from tier3.stack.ports import free_port
 
@@ -44,8 +44,8 @@ def installed() -> Path:
 
 
 @contextlib.contextmanager
-def serving(python: Path, stack: Stack, dsn: str, at_once: int) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A server of the graph `plain` that runs `at_once` jobs at once, ready, and its port.
+def serving(python: Path, stack: Stack, dsn: str, at_once: int) -> Iterator[Process]:
+    """A server of the graph `plain` that runs `at_once` jobs at once, ready.
 
     Runs go through Redis to workers in its process, which is its production mode. What is not set has its default.
     """
@@ -63,8 +63,9 @@ def serving(python: Path, stack: Stack, dsn: str, at_once: int) -> Iterator[tupl
         config = {"graphs": {"plain": f"{ROOT}/tests/bench/plain.py:graph"}}
         Path(directory, "aegra.json").write_text(json.dumps(config))
         words = [str(python), "-m", "uvicorn", "aegra_api.main:app", "--port", str(port), "--no-access-log"]
-        with served(words, environment, Path(directory), f"http://127.0.0.1:{port}/health") as process:
-            yield process, port
+        with started(words, environment, port, Path(directory)) as process:
+            until_200(process, "/health")
+            yield process
 
 
 def _python() -> str:

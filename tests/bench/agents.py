@@ -13,7 +13,7 @@ from dataclasses import replace
 from agent_executor import migrate
 from tests.bench import agent
 from tests.bench.figures import Figure
-from tests.bench.processes import services
+from tests.bench.processes import PLAIN, services
 from tests.bench.throughput import BARE, MIGRATIONS, QUICK_BARE, Case, Run, bare, quickly, rates, through_nats
 from tier3.stack import Stack
 
@@ -32,7 +32,7 @@ def measure(stack: Stack, *, quick: bool = False, cases: tuple[Case, ...] = CASE
         with_schema = f"{dsn}?options=-csearch_path%3Dagent_executor"
         found: dict[str, list[Run]] = {name: [] for name in (*loops, "ours")}
         own = {"MAX_CONCURRENT_JOBS": str(case.in_flight), "TOOL_SANDBOX": "best-effort"}
-        with services(stack, dsn, 1, **own) as processes:
+        with services(stack, dsn, 1, PLAIN, **own) as processes:
             asyncio.run(through_nats(stack, replace(case, jobs=case.in_flight), processes, asked))
             for _ in range(QUICK_RUNS if quick else RUNS):
                 for savers in loops:

@@ -23,7 +23,7 @@ from agent_executor import migrate
 from tests.bench import aegra
 from tests.bench.connections import Connections
 from tests.bench.figures import Figure
-from tests.bench.processes import cpu_s, port_of, services
+from tests.bench.processes import cpu_s, services
 from tests.bench.throughput import MIGRATIONS, PLAIN, Run, cloud_event
 from tier3.stack import Stack
 
@@ -147,8 +147,8 @@ def measure(stack: Stack, *, quick: bool = False) -> list[Figure]:
 @contextmanager
 def _theirs(stack: Stack, python: Path) -> Iterator[Contender]:
     dsn = stack.postgres.create_database(f"bench_{uuid.uuid4().hex[:8]}")
-    with aegra.serving(python, stack, dsn, AT_ONCE) as (process, port):
-        yield Contender(Aegra, process, port)
+    with aegra.serving(python, stack, dsn, AT_ONCE) as process:
+        yield Contender(Aegra, process, process.port)
 
 
 @contextmanager
@@ -156,7 +156,7 @@ def _ours(stack: Stack) -> Iterator[Contender]:
     dsn = stack.postgres.create_database(f"bench_{uuid.uuid4().hex[:8]}")
     migrate.up(migrate.Settings(dsn, MIGRATIONS))
     with services(stack, dsn, 1, MAX_CONCURRENT_JOBS=str(AT_ONCE)) as [process]:
-        yield Contender(Ours, process, port_of(process))
+        yield Contender(Ours, process, process.port)
 
 
 async def _in_background(contender: Contender, clients: int, jobs: int) -> Run:

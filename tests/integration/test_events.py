@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from redis import Redis as RedisClient
 
+from agent_executor import metrics, stream
 from tests.definitions import adder, agent
 from tests.integration.fixtures.redis import stored_events
 from tests.integration.fixtures.service import Service, Starter
@@ -117,6 +119,38 @@ def test_subscribers_hear_each_event_once_though_a_batch_was_sent_twice(
             message = pubsub.get_message(ignore_subscribe_messages=True, timeout=30)
             heard += [json.loads(message["data"])] if message else []
     assert heard == stored_events(own_redis.url, "twice")
+
+
+async def test_events_of_a_batch_are_stored_and_published_each_for_itself(own_redis: Redis) -> None:
+    """A batch of two jobs, in which a worker that lost its job sends too, and an event goes to what is no stream."""
+    refused = metrics.redis_publish_errors._value.get()
+    async with stream.connect(own_redis.url) as client, client.pubsub() as pubsub:
+        await client.set("langgraph:events:taken", "by a text")
+        await pubsub.psubscribe("langgraph:stream:*")
+        publisher = stream.Publisher(client)
+        old, new = (publisher.channel("job", fence, "t") for fence in (1, 2))
+        for channel in (old, new, publisher.channel("taken", 1, "t"), old, new, publisher.channel("other", 1, "t")):
+            channel.emit("x", {"ä": 1})
+        running = asyncio.create_task(publisher.run())
+        await publisher.flush(10)
+        running.cancel()
+        heard: list[tuple[str, Any]] = []
+        async with asyncio.timeout(10):
+            while len(heard) < 4:
+                message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=10)
+                if message:
+                    heard.append((message["channel"].decode().rpartition(":")[2], json.loads(message["data"])))
+        assert await pubsub.get_message(timeout=0) is None
+        kept_s = [await client.ttl(stream.key(job_id)) for job_id in ("job", "other")]
+    assert [(job_id, event["id"]) for job_id, event in heard] == [
+        ("job", "1-1"),
+        ("job", "2-1"),
+        ("job", "2-2"),
+        ("other", "1-1"),
+    ]
+    assert [event for job_id, event in heard if job_id == "job"] == stored_events(own_redis.url, "job")
+    assert all(0 < each <= stream.KEPT_S for each in kept_s)
+    assert metrics.redis_publish_errors._value.get() == refused + 1
 
 
 def test_redis_stopped_during_a_job_costs_events_and_not_the_job(start_service: Starter, own_redis: Redis) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import pytest
@@ -32,6 +33,7 @@ class FakeService:
         self.interrupts: list[dict[str, Any]] | None = None
         self.away = False
         self.looks = 0
+        self.counts: list[int] = []
         self.looked = asyncio.Event()
 
     def store(self, event_id: str, event_type: str = "x") -> None:
@@ -39,6 +41,7 @@ class FakeService:
 
     async def xread(self, streams: dict[str, str], *, count: int, block: int) -> Any:
         await asyncio.sleep(0)
+        self.counts.append(count)
         if self.away:
             raise RedisConnectionError
         [(key, after)] = streams.items()
@@ -83,10 +86,29 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_stream._next, "__defaults__", (1,))
 
 
-async def heard(service: FakeService, position: str = BEGINNING) -> list[tuple[str | None, str | None]]:
+class Received(NamedTuple):
+    """One Server-Sent Event."""
+
+    id: str | None
+    event: str
+    data: str
+
+
+async def following(
+    service: FakeService, position: str = BEGINNING, holds: Callable[[], bool] = lambda: True
+) -> AsyncIterator[Received]:
+    """What a reader gets."""
+    async for piece in follow(service, "job-1", "tenant-1", position, holds):  # type: ignore[arg-type]
+        assert piece.endswith(b"\n\n")
+        for block in piece.decode().split("\n\n")[:-1]:
+            fields = dict(line.split(": ", 1) for line in block.split("\n"))
+            yield Received(fields.get("id"), fields["event"], fields["data"])
+
+
+async def heard(service: FakeService, position: str = BEGINNING) -> list[tuple[str | None, str]]:
     """(id, event) of all that a reader gets."""
     async with asyncio.timeout(5):
-        return [(each.id, each.event) async for each in follow(service, "job-1", "tenant-1", position)]  # type: ignore[arg-type]
+        return [(each.id, each.event) async for each in following(service, position)]
 
 
 @pytest.mark.parametrize("given", [None, "", " "])
@@ -116,16 +138,15 @@ async def test_a_finished_job_is_replayed_to_its_end() -> None:
 async def test_a_reader_whose_credential_ends_is_told_nothing_more() -> None:
     service = FakeService("1-1", "1-2")
     looks = iter([True, False])
-    following = follow(service, "job-1", "tenant-1", BEGINNING, lambda: next(looks))  # type: ignore[arg-type]
     async with asyncio.timeout(5):
-        assert [event.id async for event in following] == ["1-1", "1-2"]
+        assert [each.id async for each in following(service, holds=lambda: next(looks))] == ["1-1", "1-2"]
 
 
 async def test_data_is_what_was_published() -> None:
     service = FakeService()
     service.store("1-1", "end")
-    [event] = [each async for each in follow(service, "job-1", "tenant-1", BEGINNING)]  # type: ignore[arg-type]
-    assert json.loads(event.data or "") == {"event_type": "end"}
+    [event] = [each async for each in following(service)]
+    assert json.loads(event.data) == {"event_type": "end"}
 
 
 async def test_a_reader_goes_on_after_the_last_id_it_saw() -> None:
@@ -144,9 +165,20 @@ async def test_live_events_follow_the_replay() -> None:
 
 
 async def test_a_long_replay_is_read_in_batches_without_a_gap() -> None:
-    service = FakeService(*(f"1-{number}" for number in range(1, 251)))
-    service.store("1-251", "end")
-    assert [each for each, _ in await heard(service)] == [f"1-{number}" for number in range(1, 252)]
+    service = FakeService(*(f"1-{number}" for number in range(1, 651)))
+    service.store("1-651", "end")
+    assert [each for each, _ in await heard(service)] == [f"1-{number}" for number in range(1, 652)]
+    assert service.counts == [25, 250, 250, 250]
+
+
+async def test_many_small_events_are_sent_at_once_and_large_ones_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "_PIECE_BYTES", 100)
+    service = FakeService(*(f"1-{number}" for number in range(1, 5)))
+    service.store("1-5", "end" * 50)
+    service.store("1-6", "end")
+    pieces = [piece async for piece in follow(service, "job-1", "tenant-1", BEGINNING)]  # type: ignore[arg-type]
+    assert [piece.count(b"id: ") for piece in pieces] == [3, 2, 1]
+    assert pieces[2] == b'id: 1-6\nevent: end\ndata: {"event_type": "end"}\n\n'
 
 
 @pytest.mark.parametrize(
@@ -181,9 +213,9 @@ async def test_where_nothing_is_missing_nobody_is_warned(ids: list[str], positio
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
 async def test_a_finished_job_whose_events_are_gone_ends_by_the_ledger(status: str) -> None:
-    found = [each async for each in follow(FakeService(status=status), "job-1", "tenant-1", BEGINNING)]  # type: ignore[arg-type]
+    found = [each async for each in following(FakeService(status=status))]
     assert [each.event for each in found] == ["warning", "end"]
-    assert json.loads(found[1].data or "") == {"event_type": "end", "data": {"status": status}}
+    assert json.loads(found[1].data) == {"event_type": "end", "data": {"status": status}}
 
 
 async def test_a_finished_job_ends_by_the_ledger_while_redis_is_away() -> None:
@@ -200,8 +232,8 @@ async def listened(service: FakeService, position: str, idle_s: float = 0.2) -> 
     found = []
 
     async def read() -> None:
-        async for each in follow(service, "job-1", "tenant-1", position):  # type: ignore[arg-type]
-            found.append((each.id, each.event, json.loads(each.data or "").get("data")))
+        async for each in following(service, position):
+            found.append((each.id, each.event, json.loads(each.data).get("data")))
 
     reading = asyncio.create_task(read())
     await asyncio.sleep(idle_s)

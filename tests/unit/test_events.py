@@ -17,6 +17,7 @@ from langgraph.errors import GraphInterrupt
 from langgraph.types import Command, Interrupt
 from pydantic import BaseModel
 
+from agent_executor import redaction, strict_json
 from agent_executor.events import RunEvents, error_object, message_object, to_json
 
 
@@ -119,7 +120,10 @@ class Heard:
 
     def __init__(self) -> None:
         self.events: list[tuple[str, Any]] = []
-        self.run = RunEvents(lambda event_type, data: self.events.append((event_type, data)))
+        self.run = RunEvents(self.emit)
+
+    def emit(self, event_type: str, data: Any) -> None:
+        self.events.append((event_type, json.loads(strict_json.dumps(data))))
 
 
 @pytest.fixture
@@ -131,6 +135,16 @@ def test_the_roots_state_is_an_event_and_a_subagents_is_none(heard: Heard) -> No
     heard.run.on_item((), "values", {"messages": [HumanMessage("x")], "files": {}})
     heard.run.on_item(("tools:1",), "values", {"messages": []})
     assert heard.events == [("on_state_update", {"messages": [{"role": "user", "content": "x"}], "files": {}})]
+
+
+def test_a_secret_in_a_state_or_a_token_is_not_sent(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_known", "_forms"):
+        monkeypatch.setattr(redaction, name, type(getattr(redaction, name))())
+    redaction.remember('a "long" secret, 4711')
+    heard.run.on_item((), "values", {"note": 'ä: a "long" secret, 4711!'})
+    heard.run.on_item((), "messages", (AIMessageChunk(content='a "long" secret, 4711', id="m"), {}))
+    assert heard.events[0] == ("on_state_update", {"note": "ä: [redacted]!"})
+    assert heard.events[1][1]["content"] == "[redacted]"
 
 
 async def test_what_is_asked_is_no_state_and_no_tools_end(heard: Heard) -> None:

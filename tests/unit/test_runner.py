@@ -22,7 +22,7 @@ from langgraph.func import entrypoint
 from langgraph.graph import START, StateGraph
 from langgraph.types import _interrupt_id
 
-from agent_executor import checkpoints, database
+from agent_executor import checkpoints, database, strict_json
 from agent_executor.errors import LeaseLost, NotDeployed, Stopped, Unavailable
 from agent_executor.graphs import Graphs
 from agent_executor.job import Status
@@ -66,7 +66,7 @@ class Heard:
         self.events: list[tuple[str, Any]] = []
 
     def emit(self, event_type: str, data: Any) -> None:
-        self.events.append((event_type, data))
+        self.events.append((event_type, strict_json.loads(strict_json.dumps(data))))
 
     def __getitem__(self, event_type: str) -> list[Any]:
         return [data for kind, data in self.events if kind == event_type]
@@ -177,7 +177,7 @@ async def test_a_job_that_was_cut_off_goes_on_from_its_checkpoint(run: Run) -> N
     class Watching(Heard):
         def emit(self, event_type: str, data: Any) -> None:
             super().emit(event_type, data)
-            if event_type == "on_state_update" and data["messages"][-1]["role"] == "tool":
+            if event_type == "on_state_update" and self[event_type][-1]["messages"][-1]["role"] == "tool":
                 started.set()
 
     call = {"tool_calls": [{"name": "once"}]}
@@ -324,7 +324,7 @@ async def test_a_run_that_is_asked_to_stop_ends_at_a_checkpoint_and_goes_on_from
     class Stopping(Heard):
         def emit(self, event_type: str, data: Any) -> None:
             super().emit(event_type, data)
-            if event_type == "on_tool_start" and data["name"] == "add_numbers":
+            if event_type == "on_tool_start" and self[event_type][-1]["name"] == "add_numbers":
                 control.request_drain()
 
     control, heard = one.control(), Stopping()
@@ -468,7 +468,9 @@ async def test_what_a_job_used_before_it_was_cut_off_counts(run: Run) -> None:
     class Watching(Heard):
         def emit(self, event_type: str, data: Any) -> None:
             super().emit(event_type, data)
-            if event_type == "on_state_update" and sum(each["role"] == "tool" for each in data["messages"]) == 2:
+            if event_type != "on_state_update":
+                return
+            if sum(each["role"] == "tool" for each in self[event_type][-1]["messages"]) == 2:
                 done.set()
 
     done = asyncio.Event()

@@ -28,6 +28,8 @@ class FakeRedis:
         self.expiring: dict[str, int] = {}
         self.batches: list[int] = []
         self.failures: list[Exception] = []
+        self.refusals: dict[str, Exception] = {}
+        self.odd: set[str] = set()
         self.gate: asyncio.Event | None = None
         self.entered = asyncio.Event()
 
@@ -44,13 +46,11 @@ class FakePipeline:
 
     def eval(self, script: str, keys: int, key: str, *words: Any) -> None:
         assert (script, keys) == (stream._STORE_AND_PUBLISH, 1)
-        maxlen, event_id, _, body, channel = words
+        maxlen, kept_s, channel, *of_events = words
         assert maxlen == stream.KEPT_EVENTS
-        self._added += 1
-        self._commands.append(lambda: self._store(key, event_id, channel, body))
-
-    def expire(self, key: str, seconds: int) -> None:
-        self._commands.append(lambda: self._redis.expiring.update({key: seconds}))
+        events = list(zip(of_events[::3], of_events[1::3], of_events[2::3], strict=True))
+        self._added += len(events)
+        self._commands.append(lambda: self._store_all(key, kept_s, channel, events))
 
     async def execute(self, *, raise_on_error: bool) -> list[Any]:
         assert not raise_on_error
@@ -62,13 +62,25 @@ class FakePipeline:
         self._redis.batches.append(self._added)
         return [command() for command in self._commands]
 
-    def _store(self, key: str, event_id: str, channel: str, body: bytes) -> Any:
+    def _store_all(self, key: str, kept_s: int, channel: str, events: list[tuple[str, str, bytes]]) -> Any:
+        if key in self._redis.refusals:
+            return self._redis.refusals[key]
+        refused: list[Any] = []
+        for number, (event_id, _, body) in enumerate(events):
+            if (reason := self._store(key, event_id, channel, body)) is not None:
+                refused += [number, reason]
+        self._redis.expiring[key] = kept_s
+        return refused
+
+    def _store(self, key: str, event_id: str, channel: str, body: bytes) -> bytes | None:
+        if event_id in self._redis.odd:
+            return b"ERR odd"
         stored = self._redis.streams.setdefault(key, [])
         if stored and _order(event_id) <= _order(stored[-1]):
-            return ResponseError("The ID specified in XADD is equal or smaller than the target stream top item")
+            return b"ERR The ID specified in XADD is equal or smaller than the target stream top item"
         stored.append(event_id)
         self._redis.published.append((channel, body))
-        return event_id.encode()
+        return None
 
 
 def _order(event_id: str) -> list[int]:
@@ -192,6 +204,56 @@ async def test_what_is_sent_is_counted_by_type(redis: FakeRedis, publisher: Publ
     assert sent_counted("end") == before + 1
 
 
+async def test_an_event_that_is_refused_costs_no_other(redis: FakeRedis, publisher: Publisher) -> None:
+    before, sent = errors_counted(), sent_counted("odd")
+    redis.odd = {"1-2"}
+    channel = publisher.channel("a", 1, "t")
+    for _ in range(3):
+        channel.emit("odd", None)
+    await publisher.flush(5)
+    assert redis.streams["langgraph:events:a"] == ["1-1", "1-3"]
+    assert (errors_counted(), sent_counted("odd")) == (before + 1, sent + 2)
+
+
+async def test_a_job_whose_events_are_refused_costs_other_jobs_none(redis: FakeRedis, publisher: Publisher) -> None:
+    before = errors_counted()
+    redis.refusals = {"langgraph:events:a": ResponseError("no permission")}
+    refused, stored = publisher.channel("a", 1, "t"), publisher.channel("b", 1, "t")
+    for channel in (refused, stored, refused, stored):
+        channel.emit("x", None)
+    await publisher.flush(5)
+    assert redis.streams == {"langgraph:events:b": ["1-1", "1-2"]}
+    assert errors_counted() == before + 2
+
+
+async def test_large_events_go_in_smaller_batches(
+    redis: FakeRedis, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "_BATCH_BYTES", 2500)
+    channel = publisher.channel("a", 1, "t")
+    for size in (1000, 1000, 3000, 10, 10):
+        channel.emit("x", "x" * size)
+    await publisher.flush(5)
+    assert redis.batches == [2, 1, 2]
+    assert redis.streams["langgraph:events:a"] == [f"1-{number}" for number in range(1, 6)]
+
+
+async def test_a_buffer_is_full_of_bytes_too(redis: FakeRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_BUFFERED_BYTES", 2500)
+    publisher, before = Publisher(redis), errors_counted()  # type: ignore[arg-type]
+    channel = publisher.channel("a", 1, "t")
+    for size in (1000, 1000, 1000, 9000, 1000, 1000):
+        channel.emit("x", "x" * size)
+    running = asyncio.create_task(publisher.run())
+    await publisher.flush(5)
+    assert errors_counted() == before + 4
+    assert redis.streams["langgraph:events:a"] == ["1-5", "1-6"]
+    channel.emit("x", "x" * 9000)
+    await publisher.flush(5)
+    assert redis.streams["langgraph:events:a"] == ["1-5", "1-6", "1-7"]  # alone, it is let through
+    running.cancel()
+
+
 async def test_a_full_buffer_drops_the_oldest_and_counts_them(
     redis: FakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +325,11 @@ ENTRY = (b"1-2", {b"type": b"end", b"event": b"{}"})
 async def test_reading(reply: Any) -> None:
     found = await stream.read(FakeReader(reply), "a", "1-1", 1)  # type: ignore[arg-type]
     assert found == [Event("1-2", "end", b"{}")]
+
+
+@pytest.mark.parametrize(("sizes", "count"), [([10], stream._BATCH), ([2**18], 4), ([2**17] * 2, 8), ([2**22], 1)])
+def test_large_events_are_read_few_at_once(sizes: list[int], count: int) -> None:
+    assert stream.fitting([Event("1-1", "x", bytes(size)) for size in sizes]) == count
 
 
 @pytest.mark.parametrize("reply", [None, [], {}])
