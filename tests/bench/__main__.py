@@ -1,6 +1,6 @@
 """`python -m tests.bench [PART ...] [--quick]`: measure, print one table, write artifacts/bench.json.
 
-Judges nothing but the goals. --quick measures throughput once only.
+Judges nothing but the goals. --quick measures throughput once, starts twice, and memory over fewer jobs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.bench import access, checkpoints, fairness, graph, image, migrations, sandbox, throughput
+from tests.bench import access, checkpoints, fairness, graph, image, memory, migrations, sandbox, starts, throughput
 from tests.bench.figures import Figure, table
 from tier3.stack import Stack, start
 
@@ -43,6 +43,8 @@ def main() -> None:
 def _parts(stack: Stack, data: Path) -> dict[str, Callable[[bool], list[Figure]]]:
     return {
         "throughput": lambda quick: throughput.measure(stack, quick=quick),
+        "start": lambda quick: starts.measure(stack, quick=quick),
+        "memory": lambda quick: memory.measure(stack, quick=quick),
         "access": lambda quick: list(access.measure()),
         "graph": lambda quick: list(graph.measure()),
         "sandbox": lambda quick: list(sandbox.measure()),
@@ -56,7 +58,7 @@ def _parts(stack: Stack, data: Path) -> dict[str, Callable[[bool], list[Figure]]
 def _asked(parts: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="nox -s bench --", allow_abbrev=False)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; all unless named")
-    parser.add_argument("--quick", action="store_true", help="measure throughput once only")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds of throughput, start and memory")
     asked = parser.parse_args()
     if unknown := set(asked.parts) - set(parts):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
