@@ -8,6 +8,6 @@ app = fastapi.FastAPI()
 
 
 @app.get("/health")
-def health() -> dict[str, str]:
+async def health() -> dict[str, str]:
     """As ours answers."""
     return {"status": "healthy"}
