@@ -26,7 +26,7 @@ from sse_starlette.sse import EventSourceResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from . import access, browsers, job, refusals, strict_json, tracing, validation
+from . import access, browsers, job, refusals, strict_json, tracing
 from .api_models import (
     ANSWER,
     EVENT,
@@ -43,7 +43,6 @@ from .api_models import (
     Ready,
     Validation,
 )
-from .definition import schema
 from .errors import (
     AgentExecutorError,
     Conflict,
@@ -63,6 +62,7 @@ from .threads import by_size
 if TYPE_CHECKING:
     from .ledger import Receipt
     from .service import Service
+    from .validation import Report
 
 VERSION = version("agent-executor")
 MAX_WAIT_S = 600.0
@@ -80,12 +80,15 @@ _STATUS = {
 
 T = TypeVar("T")
 
+probes = APIRouter()
+"""What is asked first. FastAPI prepares the routes of a router when it looks there for the first time."""
 router = APIRouter()
 log = structlog.get_logger()
 
 
 def install(app: FastAPI) -> None:
     """Add routes and error answers to `app`."""
+    app.include_router(probes)
     app.include_router(router)
     app.add_exception_handler(AgentExecutorError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_bad_parameters)
@@ -119,13 +122,13 @@ def _body(schema: Mapping[str, Any], **others: Mapping[str, Any]) -> dict[str, A
     return {"requestBody": {"required": True, "content": content}}
 
 
-@router.get("/health")
+@probes.get("/health")
 async def health() -> Health:
     """The process serves. Never waits for anything."""
     return Health(status="healthy")
 
 
-@router.get("/ready", responses={200: {"model": Ready}, 503: {"model": Ready}})
+@probes.get("/ready", responses={200: {"model": Ready}, 503: {"model": Ready}})
 async def ready(request: Request) -> Response:
     """Whether this process may get work, and which services answer.
 
@@ -172,6 +175,8 @@ async def receive_event(
     `?wait=SECONDS`, and done in time: 200 with the outgoing CloudEvent. A conflict is 400 here, because Knative retries
     a 409.
     """
+    from . import validation  # not before /health answers
+
     service = _service(request)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     look = validation.look(service.graphs.names)
@@ -195,6 +200,8 @@ async def receive_event(
 )
 async def submit_job(request: Request) -> Response:
     """Take a job as plain JSON: `agent_definition` and `input_payload`; `job_id` and `trace_id` may be left out."""
+    from . import validation
+
     service = _service(request)
     look = validation.look(service.graphs.names)
     submission = await _read(request, lambda body: job.from_json(body, look))
@@ -312,10 +319,12 @@ async def validate_definition(request: Request) -> Validation:
 
     Nothing is built and no script is run, so it does not show whether a provider has a key or a script works.
     """
+    from . import validation
+
     service: Service | None = request.app.state.service
     graphs = service.graphs.names if service else ()
 
-    def look(document: Any) -> validation.Report:
+    def look(document: Any) -> Report:
         if validation.names_graph(document):
             _service(request)  # which graphs there are shows when it has loaded them
         return validation.check(document, "", graphs)
@@ -329,6 +338,8 @@ async def validate_definition(request: Request) -> Validation:
 @router.get("/v1/definitions/schema")
 async def definition_schema() -> dict[str, Any]:
     """The JSON Schema of agent definitions. The rules between their parts are not in it: validate knows them."""
+    from .definition import schema
+
     return schema()
 
 
@@ -481,7 +492,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 def _methods(route: object) -> list[str]:
     """What may be done at the route's path; the framework names the methods of that one route alone."""
     path = getattr(route, "path", None)
-    routes = [each for each in router.routes if isinstance(each, APIRoute) and each.path == path]
+    routes = [each for each in (*probes.routes, *router.routes) if isinstance(each, APIRoute) and each.path == path]
     return sorted({method for each in routes for method in each.methods or ()})
 
 

@@ -8,7 +8,6 @@ only after the last connection is gone.
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib
 import os
 import signal
@@ -19,17 +18,20 @@ from contextvars import Context
 from types import FrameType
 from typing import Any
 
-import structlog
-from fastapi import Depends, FastAPI
+from .imports import UNUSED, defer, hidden, uncollected
 
-from . import access, api, browsers, logs, redaction, tracing
-from .connections import Connection, Limits
-from .errors import GraphNotLoaded
-from .loopback import listens_on_loopback
-from .settings import Settings, SettingsError, load, words
-from .threads import DaemonThreads
+with uncollected(), hidden("rich"):  # structlog would import it to colour what we write as JSON
+    import structlog
+    from fastapi import Depends, FastAPI
 
-_RETRY_S = 1.0
+    from . import access, api, browsers, logs, redaction, tracing
+    from .connections import Connection, Limits
+    from .errors import GraphNotLoaded
+    from .loopback import listens_on_loopback
+    from .settings import Settings, SettingsError, load, words
+    from .threads import DaemonThreads
+
+_TURNS = 20
 _NOT_LOCAL = (
     "AUTH_MODE is none, and the server is not known to listen on loopback alone: use token or jwt, give uvicorn --host"
     " 127.0.0.1, or let everybody in with AUTH_ALLOW_ANONYMOUS=true"
@@ -107,6 +109,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _open(app: FastAPI, settings: Settings, opened: AsyncExitStack) -> None:
+    for _ in range(_TURNS):  # uvicorn binds meanwhile: beside imports in a thread that takes several times as long
+        await asyncio.sleep(0)
     module = await asyncio.to_thread(_heavy_imports)
     tracing.configure(settings.otel_exporter_otlp_endpoint)
     try:
@@ -125,13 +129,10 @@ def _end_unless_open(opening: asyncio.Task[None]) -> None:
 
 
 def _heavy_imports() -> Any:
-    """Everything a job needs except the providers. Collecting garbage meanwhile would only cost time."""
-    gc.disable()
-    try:
+    """Everything a job needs except the providers."""
+    with uncollected():
+        defer(*UNUSED)
         return importlib.import_module("agent_executor.service")
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def _drain_on_signals(app: FastAPI, opening: asyncio.Task[None]) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import structlog
@@ -26,7 +27,6 @@ from .graphs import Graphs
 from .graphs import load as load_graphs
 from .health import Phase
 from .intake import Intake
-from .issuer import Issuer
 from .leases import Leases
 from .ledger import Ended
 from .limits import Limit, Limits
@@ -39,9 +39,11 @@ from .sandbox.options import Options
 from .sandbox.pool import Sandbox
 from .settings import Settings, provider_environment, words
 from .sweeper import Sweeper
-from .tokens import Claims, Tokens
 from .vault import AppRoleLogin, KubernetesLogin, Login, TokenLogin, Vault
 from .worker import Worker, announce
+
+if TYPE_CHECKING:
+    from .tokens import Tokens
 
 _FLUSH_S = 1.0
 _RESTART_S = 1.0
@@ -90,12 +92,13 @@ class Service:
             cacert=settings.nats_cacert,
         )
         self._vault = vault
-        self._http = httpx.AsyncClient(timeout=5)
         self._outboxes = [Outbox(self.pool, "nats", to_nats(self._broker), lambda: self._broker.connected)]
         self._outboxes[0].on_delivered = self._repeat_endings
         self._broker.on_ready = self._outboxes[0].hurry
         if settings.k_sink is not None:
-            self._outboxes.append(Outbox(self.pool, "sink", to_sink(self._http, settings.k_sink)))
+            http = httpx.AsyncClient(timeout=5)
+            self._resources.push_async_callback(http.aclose)
+            self._outboxes.append(Outbox(self.pool, "sink", to_sink(http, settings.k_sink)))
         self.ledger.couriers = {box.target: box for box in self._outboxes}
         credentials.on_rotated = self._renew_broker
         self._intake = Intake(
@@ -148,7 +151,6 @@ class Service:
         await self.pool.open()
         opened.push_async_callback(self._redis.aclose)
         opened.push_async_callback(self.events.aclose)
-        opened.push_async_callback(self._http.aclose)
         opened.push_async_callback(self._broker.close)
         opened.push_async_callback(self._sandbox.close)  # after the worker, whose jobs end their tools themselves
         opened.push_async_callback(self._end_parts)
@@ -316,6 +318,9 @@ def _allowance(settings: Settings) -> Allowance:
 
 
 def _tokens(settings: Settings, opened: AsyncExitStack) -> Tokens:
+    from .issuer import Issuer  # with the packages of cryptography, 8 MB that only AUTH_MODE=jwt needs
+    from .tokens import Claims, Tokens
+
     cacert = settings.auth_jwt_cacert
     http = httpx.AsyncClient(timeout=5, verify=True if cacert is None else ssl.create_default_context(cafile=cacert))
     opened.push_async_callback(http.aclose)

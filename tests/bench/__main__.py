@@ -22,9 +22,11 @@ from tests.bench import (
     fairness,
     graph,
     image,
+    memory,
     migrations,
     peers,
     sandbox,
+    starts,
     throughput,
 )
 from tests.bench.figures import Figure
@@ -56,6 +58,8 @@ def _parts(stack: Stack, data: Path) -> dict[str, Callable[[bool], list[Figure]]
         "agents": lambda quick: agents.measure(stack, quick=quick),
         "peers": lambda quick: peers.measure(stack, quick=quick),
         "events": lambda quick: list(events.measure(stack, quick=quick)),
+        "start": lambda quick: starts.measure(stack, quick=quick),
+        "memory": lambda quick: memory.measure(stack, quick=quick),
         "access": lambda quick: access.measure(quick=quick),
         "graph": lambda quick: graph.measure(quick=quick),
         "sandbox": lambda quick: sandbox.measure(quick=quick),

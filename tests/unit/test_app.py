@@ -40,10 +40,22 @@ def test_the_application_starts_without_a_service(settings: Settings) -> None:
 
 
 def test_what_answers_health_imports_nothing_heavy() -> None:
-    heavy = ("langgraph", "deepagents", "langchain_core", "psycopg", "nats", "hvac", "opentelemetry.sdk")
+    heavy = (
+        *("langgraph", "deepagents", "langchain_core", "psycopg", "nats", "hvac", "opentelemetry.sdk", "rich"),
+        *("agent_executor.definition", "agent_executor.validation", "redis", "httpx", "prometheus_client", "jwt"),
+    )
     code = f"import sys, agent_executor.app; print([name for name in {heavy!r} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert ended.stdout == "[]\n"
+
+
+def test_what_a_job_needs_leaves_out_what_nobody_uses() -> None:
+    """Providers come with the first definition that names them, keys of tokens with AUTH_MODE=jwt."""
+    unused = ("langsmith.types.run", "jwt", "openai", "anthropic", "ollama", "langchain_openai")
+    code = "import gc, sys, agent_executor.app as app; app._heavy_imports(); print(gc.isenabled(), "
+    code += f"gc.get_freeze_count() > 10**5, [name for name in {unused!r} if name in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ended.stdout == "True True []\n"
 
 
 async def test_an_error_nobody_foresaw_ends_the_process_before_it_serves(

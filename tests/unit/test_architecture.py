@@ -52,10 +52,11 @@ CORE = {
     "announcements": {"strict_json", "job"},
     "interrupts": {"errors", "strict_json"},
     "retries": set[str](),
+    "imports": set[str](),
     "definition": set[str](),
     "model_options": {"job"},
     "validation": {"errors", "job", "definition", "model_options"},
-    "sandbox": {"errors", "retries", "definition", "strict_json"},
+    "sandbox": {"errors", "retries", "definition", "strict_json", "imports"},
     "graphs": {"errors", "job"},
     "scripted": {"model_options"},
     "models": {"errors", "job", "definition", "model_options", "scripted"},
@@ -142,7 +143,7 @@ def test_what_a_child_runs_knows_nothing_of_the_service() -> None:
     theirs = {"zygote", "child", "scripts", "frames", "directory", "confine", "landlock", "seccomp", "syscalls"}
     assert theirs < IN_SANDBOX.keys()
     for name in theirs:
-        assert _names(IN_SANDBOX[name], types=True, level=2) <= {"retries"}, name
+        assert _names(IN_SANDBOX[name], types=True, level=2) <= {"retries", "imports"}, name
         siblings = {path.stem for path in IN_SANDBOX.values()} & _siblings(IN_SANDBOX[name])
         assert siblings <= theirs, name
 

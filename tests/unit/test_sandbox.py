@@ -668,12 +668,38 @@ async def test_what_is_missing_is_told_though_who_asked_first_was_cancelled(monk
 async def test_a_sandbox_that_is_closed_while_it_starts_leaves_nothing() -> None:
     sandbox = Sandbox(Options(mode="best-effort"))
     asked = asyncio.create_task(sandbox.open())
-    await asyncio.sleep(0.02)
+    while (begun := sandbox._begun) is None:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
     asked.cancel()
     await sandbox.close()
-    assert sandbox._nursery is not None
-    assert not sandbox._nursery.is_alive
-    assert not Path(sandbox._nursery.directory).exists()  # noqa: ASYNC240
+    assert sandbox._nursery is None  # nobody waited for it
+    assert not begun.is_alive
+    assert not Path(begun.directory).exists()  # noqa: ASYNC240
+
+
+async def test_a_sandbox_that_is_closed_before_it_starts_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Nursery] = []
+    going = threading.Event()
+
+    class Slow(Nursery):
+        def __init__(self) -> None:
+            going.wait(5)
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr("agent_executor.sandbox.pool.Nursery", Slow)
+    sandbox = Sandbox(Options(mode="best-effort"))
+    asked = asyncio.create_task(sandbox.open())
+    while sandbox._starting is None:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    asked.cancel()
+    closing = asyncio.create_task(sandbox.close())
+    await asyncio.sleep(0)
+    going.set()
+    await closing
+    [nursery] = made
+    assert not nursery.is_alive
+    assert not Path(nursery.directory).exists()  # noqa: ASYNC240
 
 
 async def test_a_sandbox_starts_another_zygote_when_one_has_died() -> None:

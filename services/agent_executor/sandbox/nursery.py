@@ -132,7 +132,9 @@ class Nursery:
             self._control.sendall(json.dumps({"kill": life.number}).encode() + b"\n")
 
     def close(self) -> None:
-        """End the zygote, which kills all children and removes what they wrote."""
+        """End the zygote, which kills all children and removes what they wrote; one that still imports has none."""
+        if not self._ready.done():
+            self._process.kill()
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)
         try:

@@ -7,6 +7,7 @@ replaced at the next call. Children are forked in some milliseconds, so none wai
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -45,6 +46,8 @@ class Sandbox:
         self.options = options
         self._nursery = nursery
         self._starting: asyncio.Task[None] | None = None
+        self._begun: Nursery | None = None
+        self._closed = False
 
     async def open(self) -> None:
         """Start what children come from, and say in the log how well they are confined."""
@@ -54,9 +57,14 @@ class Sandbox:
             log.error("sandbox_unavailable", reason=str(error))
 
     async def close(self) -> None:
-        """End all children."""
-        if self._starting is not None:
-            await asyncio.wait([self._starting])
+        """End all children. What is being started is not waited for."""
+        self._closed = True
+        starting = self._starting
+        if self._begun is not None:
+            await asyncio.to_thread(self._begun.close)
+        if starting is not None:
+            with contextlib.suppress(SandboxUnavailable):
+                await asyncio.shield(starting)
         if self._nursery is not None:
             await asyncio.to_thread(self._nursery.close)
 
@@ -96,11 +104,18 @@ class Sandbox:
         try:
             if self.options.mode != "off":
                 confine.hide()  # before there is anybody to hide from
-            started = await asyncio.to_thread(_started, self._nursery)
-            self._tell(started.missing)
-            self._nursery = started
+            begun = self._begun = await asyncio.to_thread(_begun, self._nursery)
+            try:
+                if self._closed:
+                    raise SandboxUnavailable("the service ends")
+                await asyncio.to_thread(begun.start)
+            except BaseException:
+                await asyncio.to_thread(begun.close)
+                raise
+            self._tell(begun.missing)
+            self._nursery = begun
         finally:
-            self._starting = None
+            self._starting = self._begun = None
 
     def _tell(self, missing: list[str]) -> None:
         if self.options.mode == "off":
@@ -180,13 +195,7 @@ class Box:
         return ToolFailed(f"{who} needs more than TOOL_MEMORY_BYTES ({options.memory_bytes})")
 
 
-def _started(last: Nursery | None) -> Nursery:
+def _begun(last: Nursery | None) -> Nursery:
     if last is not None:
         last.close()
-    nursery = Nursery()
-    try:
-        nursery.start()
-    except BaseException:
-        nursery.close()
-        raise
-    return nursery
+    return Nursery()

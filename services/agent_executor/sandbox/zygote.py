@@ -20,6 +20,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from .. import imports
 from . import confine
 from .directory import remove
 
@@ -159,10 +160,13 @@ def main() -> None:
     zygote = Zygote(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the service, which drains
     try:
+        gc.disable()  # what is imported stays, and so it is in its children
+        imports.defer(*imports.UNUSED)
         for name in _NEEDED:
             importlib.import_module(name)
         gc.collect()
         gc.freeze()
+        gc.enable()
         zygote.say(missing=_missing(zygote._directory), threads=len(list(Path("/proc/self/task").glob("*"))) or 1)
         zygote.run()
     except BaseException:  # noqa: BLE001 - there is nobody else to tell

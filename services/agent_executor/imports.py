@@ -1,0 +1,88 @@
+"""How this process imports: without collections, and without what others import and nobody uses.
+
+Imports nothing of the service. What is put off or hidden is there for whoever asks for it.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+UNUSED = ("langsmith.types",)
+"""150 modules of pydantic models of LangSmith's HTTP API. LangChain's callbacks import the package for one annotation,
+and it takes a tenth of a start and 5 MB.
+"""
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Look for no garbage meanwhile, and never in what is there at the end: nearly all of it stays.
+
+    Looking again and again takes a quarter of a start.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@contextmanager
+def hidden(name: str) -> Iterator[None]:
+    """Have `name` not be installed meanwhile, for a package that only makes use of it where it is."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # as the import system has it: ModuleNotFoundError
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+def defer(*names: str) -> None:
+    """Have these packages run when a name is asked of them, unless they have run already or are not installed.
+
+    Modules in them can be imported meanwhile.
+    """
+    for name in names:
+        if name in sys.modules:
+            continue
+        parent, _, last = name.rpartition(".")
+        try:
+            spec = importlib.util.find_spec(name)
+        except ModuleNotFoundError:
+            continue
+        if spec is not None and spec.loader is not None and spec.submodule_search_locations is not None:
+            sys.modules[name] = _Deferred(spec)
+            setattr(sys.modules[parent], last, sys.modules[name])
+
+
+class _Deferred(ModuleType):
+    """A package of which nothing has run yet."""
+
+    def __init__(self, spec: ModuleSpec) -> None:
+        super().__init__(spec.name)
+        self.__spec__ = spec
+        self.__loader__ = spec.loader
+        self.__package__ = spec.name
+        self.__path__ = spec.submodule_search_locations or []
+        self.__file__ = spec.origin
+        self.__dict__["_running"] = threading.RLock()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # the import system and inspect look for these, and do without
+            raise AttributeError(name)
+        with self.__dict__["_running"]:
+            if type(self) is _Deferred:
+                self.__class__ = ModuleType  # type: ignore[assignment]
+                self.__loader__.exec_module(self)  # type: ignore[union-attr]
+        return getattr(self, name)
