@@ -1,6 +1,6 @@
 """`python -m tests.bench [PART ...] [--quick]`: measure, print one table, write artifacts/bench.json.
 
-Judges nothing but the goals. --quick measures throughput once only.
+Judges nothing but the goals. --quick measures throughput and growth once only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.bench import access, checkpoints, fairness, graph, image, migrations, sandbox, throughput
+from tests.bench import access, checkpoints, fairness, graph, growth, image, migrations, sandbox, throughput
 from tests.bench.figures import Figure, table
 from tier3.stack import Stack, start
 
@@ -47,6 +47,7 @@ def _parts(stack: Stack, data: Path) -> dict[str, Callable[[bool], list[Figure]]
         "graph": lambda quick: list(graph.measure()),
         "sandbox": lambda quick: list(sandbox.measure()),
         "checkpoints": lambda quick: list(checkpoints.measure(stack.postgres)),
+        "growth": lambda quick: growth.measure(stack.postgres, quick=quick),
         "fairness": lambda quick: list(fairness.measure(stack.postgres)),
         "migrations": lambda quick: list(migrations.measure(stack.postgres, data)),
         "image": lambda quick: list(image.measure()),
@@ -56,7 +57,7 @@ def _parts(stack: Stack, data: Path) -> dict[str, Callable[[bool], list[Figure]]
 def _asked(parts: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="nox -s bench --", allow_abbrev=False)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; all unless named")
-    parser.add_argument("--quick", action="store_true", help="measure throughput once only")
+    parser.add_argument("--quick", action="store_true", help="measure throughput and growth once only")
     asked = parser.parse_args()
     if unknown := set(asked.parts) - set(parts):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
