@@ -1,5 +1,5 @@
-"""States that grow or change a little at each step, and a long chain of small steps: the fenced saver beside LangGraph's
-own, as bare LangGraph has it. Milliseconds a step.
+"""States that grow or change a little at each step, and a long chain of small steps: the fenced saver beside the saver
+of LangGraph, as bare LangGraph has it. Milliseconds a step.
 
 Each has a database of its own, with the tables as its own migrations make them. A step's time is that of a run between
 its first node and its last, divided: what a run pays once, for its input, is not counted.
@@ -26,6 +26,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from agent_executor import database, job, migrate
+from agent_executor.bases import Bases
 from agent_executor.checkpoints import Saver, savers_of
 from agent_executor.ledger import Ledger
 from tests.bench.figures import Figure, compared, side_by_side
@@ -87,8 +88,12 @@ CASES: Mapping[str, _Case] = {
     ),
     "a dict of 100 KB, one key changed a step": _Case(_Value, _document(100 * KB), _changed, 1.0),
     "a dict of 1 MB, one key changed a step": _Case(_Value, _document(KB * KB), _changed, 1.0),
-    "a text of 100 KB, one line more a step": _Case(_Value, "".join(map(_said, range(100))), lambda text: text + _said(0)[:80], 1.0),
-    "a text of 1 MB, one line more a step": _Case(_Value, "".join(map(_said, range(KB))), lambda text: text + _said(0)[:80], 1.0),
+    "a text of 100 KB, one line more a step": _Case(
+        _Value, "".join(map(_said, range(100))), lambda text: text + _said(0)[:80], 1.0
+    ),
+    "a text of 1 MB, one line more a step": _Case(
+        _Value, "".join(map(_said, range(KB))), lambda text: text + _said(0)[:80], 1.0
+    ),
 }
 
 
@@ -121,7 +126,7 @@ async def _contenders(stack: AsyncExitStack, server: Postgres) -> dict[str, Boun
     pool = database.pool(f"{dsn}?options=-csearch_path%3Dagent_executor", 16)
     for each in (bare, pool):
         await stack.enter_async_context(each)
-    stock, ledger, group = AsyncPostgresSaver(bare), Ledger(pool, lease_s=3600), savers_of(pool)
+    stock, ledger, group, bases = AsyncPostgresSaver(bare), Ledger(pool, lease_s=3600), savers_of(pool), Bases()
     await stock.setup()
 
     async def theirs(case: _Case) -> float:
@@ -130,7 +135,10 @@ async def _contenders(stack: AsyncExitStack, server: Postgres) -> dict[str, Boun
     async def ours(case: _Case) -> float:
         await ledger.accept(job.from_json(DATA | {"job_id": uuid.uuid4().hex}))
         [claim] = await ledger.claim(uuid.uuid4().hex, 1)
-        return await _per_step(case, Saver(pool, claim.job_id, claim.fence, group=group, is_new=True), claim.job_id)
+        saver = Saver(pool, claim.job_id, claim.fence, group=group, bases=bases, is_new=True)
+        took = await _per_step(case, saver, claim.job_id)
+        bases.forget((claim.job_id, claim.fence))
+        return took
 
     return {"bare": theirs, "ours": ours}
 
