@@ -2,9 +2,9 @@
 
 Owns the choice of saver, what it may deserialise, and its writes (`checkpoints.sql`): those of all running jobs go
 together, and each asserts its claim's fence in the same statement, so that a worker that lost its job can write
-nothing, and one that freezes holds no lock. A large value that changes is stored as a difference to the version before
-it that this saver committed or read (`bases`), and made whole again by every read. The tables are made by our migrations; the saver's own `setup()` is never
-called (it races, and needs CREATE rights even when there is nothing to do).
+nothing, and one that freezes holds no lock. A large value that changes is stored as a difference to a version that this
+saver committed or read (`bases`), and every read makes it whole. The tables are made by our migrations; the saver's own
+`setup()` is never called (it races, and needs CREATE rights even when there is nothing to do).
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ class Saver(AsyncPostgresSaver):
         is_new: bool = False,
     ) -> None:
         """`usage_at`: told a checkpoint's step, says what was used until then; it stands in the metadata. `group`: the
-        savers of this process, which commit together. `bases`: what they remember; who gave them forgets the claim's when
-        it is over. `is_new`: nobody can have saved anything of this job."""
+        savers of this process, which commit together. `bases`: what they remember, until whoever gave it has it forget
+        the claim. `is_new`: nobody can have saved anything of this job."""
         serializer: Any = JsonPlusSerializer(allowed_msgpack_modules=None)
         super().__init__(pool, serde=serializer)
         self._pool = pool
@@ -187,7 +187,8 @@ class Saver(AsyncPostgresSaver):
         """Delete checkpoints but the latest, and all blobs that none of these needs."""
         self._forget()
         if strategy != "keep_latest" or isinstance(thread_ids, str):
-            return await super().aprune(thread_ids, strategy=strategy)
+            await super().aprune(thread_ids, strategy=strategy)
+            return
         async with self._cursor() as cursor:
             await _execute(cursor, _refuse_delta_threads(list(thread_ids)))
         for thread_id in thread_ids:

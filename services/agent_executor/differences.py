@@ -25,6 +25,9 @@ _EFFORT = 4
 """How many times the base's length is looked through for anchors, at most."""
 
 
+_Range = tuple[int, int]
+
+
 class Damaged(ValueError):
     """No difference, or not one to this base."""
 
@@ -126,51 +129,53 @@ def _read(difference: bytes) -> _Difference:
 
 def _pieces(base: bytes, value: bytes) -> list[tuple[int, int, int]]:
     """Of each piece: how many literal bytes, and which range of the base follows, as its start and length."""
-    ours = memoryview(value)
-    at = start = _alike(base, 0, len(base), ours, 0, len(value))
-    tail = _alike_at_end(base, start, len(base), ours, at, len(value))
+    mine = memoryview(value)
+    at = start = _alike(base, (0, len(base)), mine, (0, len(value)))
+    tail = _alike_at_end(base, (start, len(base)), mine, (at, len(value)))
     end, at_end = len(base) - tail, len(value) - tail
     pieces = [(0, 0, start)]
     effort = _EFFORT * len(base)
     while start < end and len(pieces) < _MAX_PIECES:
-        found, effort = _found(base, start, end, ours, at, at_end, effort)
+        found, effort = _found(base, (start, end), mine, (at, at_end), effort)
         if found is None:
             break
-        back = _alike_at_end(base, start, found[0], ours, at, found[1])
+        back = _alike_at_end(base, (start, found[0]), mine, (at, found[1]))
         start, literal, at = found[0] - back, found[1] - back - at, found[1] - back
-        length = _alike(base, start, end, ours, at, at_end)
+        length = _alike(base, (start, end), mine, (at, at_end))
         pieces.append((literal, start, length))
         start, at = start + length, at + length
     return [*pieces, (at_end - at, end, tail)]
 
 
 def _found(
-    base: bytes, start: int, end: int, ours: memoryview, at: int, at_end: int, effort: int
+    base: bytes, within: _Range, mine: memoryview, of: _Range, effort: int
 ) -> tuple[tuple[int, int] | None, int]:
-    """Where, in the base and in ours, they are alike again; and what is left of the effort."""
+    """Where, in the base and in mine, they are alike again; and what is left of the effort."""
+    start, end = within
     ahead = 0
-    while effort > 0 and at + ahead + _ANCHOR <= at_end:
+    while effort > 0 and of[0] + ahead + _ANCHOR <= of[1]:
+        at = of[0] + ahead
         stop = min(end, start + _WINDOW + _STEP**2 * ahead)
-        found = base.find(ours[at + ahead : at + ahead + _ANCHOR], start, stop)
+        found = base.find(mine[at : at + _ANCHOR], start, stop)
         if found >= 0:
-            return (found, at + ahead), effort - (found - start)
+            return (found, at), effort - (found - start)
         effort -= stop - start
         ahead = _STEP * ahead or 1
     return None, effort
 
 
-def _alike(base: bytes, start: int, end: int, ours: memoryview, at: int, at_end: int) -> int:
-    """How many bytes are the same from `start` in the base and from `at` in ours."""
-    return _longest(
-        min(end - start, at_end - at), lambda low, high: base.startswith(ours[at + low : at + high], start + low)
-    )
+def _alike(base: bytes, theirs: _Range, mine: memoryview, ours: _Range) -> int:
+    """How many bytes these ranges have in common at their beginnings."""
+    limit = min(theirs[1] - theirs[0], ours[1] - ours[0])
+    start, at = theirs[0], ours[0]
+    return _longest(limit, lambda low, high: base.startswith(mine[at + low : at + high], start + low))
 
 
-def _alike_at_end(base: bytes, start: int, end: int, ours: memoryview, at: int, at_end: int) -> int:
-    """How many bytes are the same before `end` in the base and before `at_end` in ours."""
-    return _longest(
-        min(end - start, at_end - at), lambda low, high: base.startswith(ours[at_end - high : at_end - low], end - high)
-    )
+def _alike_at_end(base: bytes, theirs: _Range, mine: memoryview, ours: _Range) -> int:
+    """How many bytes these ranges have in common at their ends."""
+    limit = min(theirs[1] - theirs[0], ours[1] - ours[0])
+    end, at_end = theirs[1], ours[1]
+    return _longest(limit, lambda low, high: base.startswith(mine[at_end - high : at_end - low], end - high))
 
 
 def _longest(limit: int, is_same: Callable[[int, int], bool]) -> int:

@@ -150,7 +150,7 @@ async def _per_step(case: _Case, saver: Any, thread_id: str) -> float:
         begun.append(time.perf_counter())
         return {"value": case.change(state["value"])}
 
-    builder = StateGraph(case.schema)
+    builder: Any = StateGraph(case.schema)
     names = [f"n{number}" for number in range(STEPS)]
     for name in names:
         builder.add_node(name, node)
