@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.conformance import checkpointer_test, validate
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.graph import END, START, StateGraph
 from psycopg.errors import DataError, UntranslatableCharacter
 
@@ -267,7 +268,7 @@ class Grown(TypedDict):
     text: str
 
 
-def growing(saver: Saver, nodes: int, node: Any = None) -> Any:
+def growing(saver: Any, nodes: int, node: Any = None) -> Any:
     """A graph whose nodes add one item each, and the configuration of its thread."""
 
     def add(state: Grown) -> Any:
@@ -397,3 +398,11 @@ async def test_a_channel_that_becomes_one_of_differences_begins_with_what_it_was
     history = await saver.aget_delta_channel_history(config=state.config, channels=["items"])
     before = await growing(saver, 3).aget_state(state.parent_config)
     assert history["items"]["seed"] == before.values["items"]
+
+
+async def test_a_text_that_langgraphs_saver_wrote_is_kept(saver: Saver, pool: connections.Pool) -> None:
+    """It stands in the checkpoint, has no blob, and is not written again until it changes."""
+    await growing(AsyncPostgresSaver(pool), 3).ainvoke(MANY, THREAD, durability="sync")
+    found = await growing(saver, 3).ainvoke({"items": ["more"]}, THREAD, durability="sync")
+    assert found["text"] == MANY["text"]
+    assert (await growing(Saver(pool, "a", 1), 3).aget_state(THREAD)).values == found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from itertools import pairwise
 
 import pytest
@@ -61,7 +62,8 @@ def test_a_difference_cannot_claim_to_make_more_than_it_can() -> None:
     header = differences._HEADER.pack(1, 10, 2**60, 0, 1)
     with pytest.raises(Damaged):
         applied(b"0123456789", [header + differences._PIECE.pack(0, 0, 2**60)])
-    twice = differences._HEADER.pack(1, 10, 20, 0, 2) + differences._PIECE.pack(0, 0, 10) * 2
+    checksum = zlib.crc32(b"0123456789" * 2)
+    twice = differences._HEADER.pack(1, 10, 20, checksum, 2) + differences._PIECE.pack(0, 0, 10) * 2
     with pytest.raises(Damaged):
         applied(b"0123456789", [twice])
 
