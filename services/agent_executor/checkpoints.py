@@ -47,8 +47,10 @@ from .redaction import redact
 
 SQL = sql.load("checkpoints.sql")
 _ALONE = SQL["commit"].replace(" skip locked", "")
-_WITH_BASES = f"""{AsyncPostgresSaver.SELECT_SQL.removesuffix("from checkpoints ")}, ({SQL["bases"]}) as bases
-from checkpoints """
+_BASES = SQL["bases"].strip().removesuffix(";")
+_WITH_BASES = (
+    f"{AsyncPostgresSaver.SELECT_SQL.removesuffix('from checkpoints ')}, ({_BASES}) as bases from checkpoints "
+)
 _LONG = 4 * 2**10
 """Longer texts do not stand in the checkpoint itself, which is written at each step."""
 _PLACE = ("job_id", "fence", "thread_id", "checkpoint_ns")

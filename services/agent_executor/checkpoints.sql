@@ -89,7 +89,7 @@ select array_agg(array[
 from needed
     join checkpoint_blobs as base on base.thread_id = checkpoints.thread_id
         and base.checkpoint_ns = checkpoints.checkpoint_ns
-        and base.channel = needed.channel and base.version = needed.version
+        and base.channel = needed.channel and base.version = needed.version;
 
 -- name: prune_blobs
 -- Delete these versions of a channel, but for those that others are differences of.
