@@ -92,6 +92,10 @@ class LeaseLost(AgentExecutorError):
     """The claim no longer holds: another worker has the job, or it has ended. Nothing may be written under it."""
 
 
+class DamagedCheckpoint(AgentExecutorError):
+    """What a checkpoint is made of is missing, or not what was written: somebody has deleted or changed single rows."""
+
+
 class Stopped(AgentExecutorError):
     """The run ended at a checkpoint because it was asked to; it goes on from there later."""
 

@@ -22,6 +22,7 @@ from langgraph.types import Command, Interrupt, PregelTask
 from pydantic import ValidationError
 
 from . import checkpoints, graph, validation
+from .bases import Bases
 from .database import Pool
 from .definition import Definition, GraphReference
 from .errors import AgentExecutorError, InvalidInput, LeaseLost, NotDeployed, Stopped, Unavailable
@@ -64,6 +65,7 @@ class Runner:
     ) -> None:
         self._pool = pool
         self._savers = checkpoints.savers_of(pool)
+        self._bases = Bases()
         self._builder = graph.Builder(credentials_of)
         self._sandbox = sandbox
         self._graphs = graphs or Graphs()
@@ -93,6 +95,8 @@ class Runner:
             raise Stopped(f"job {claim.job_id} stopped at a checkpoint") from None
         except Exception as error:  # noqa: BLE001 - the job's boundary
             outcome = Outcome(Status.FAILED, error=self._describe(error), may_pass=may_pass(error))
+        finally:
+            self._bases.forget((claim.job_id, claim.fence))
         return replace(outcome, usage=run.meter.usage())
 
     async def _run(self, run: _Run) -> Outcome:
@@ -166,7 +170,8 @@ class Runner:
     def _saver(self, run: _Run) -> checkpoints.Saver:
         job_id, fence = run.claim.job_id, run.claim.fence
         usage_at = run.meter.at_checkpoint
-        return checkpoints.Saver(self._pool, job_id, fence, usage_at, group=self._savers, is_new=fence == FIRST)
+        shared: Any = {"group": self._savers, "bases": self._bases}
+        return checkpoints.Saver(self._pool, job_id, fence, usage_at, **shared, is_new=fence == FIRST)
 
     def _describe(self, error: Exception) -> dict[str, str]:
         described = error_object(error)

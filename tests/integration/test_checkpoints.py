@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.conformance import checkpointer_test, validate
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.graph import END, START, StateGraph
 from psycopg.errors import DataError, UntranslatableCharacter
 
 from agent_executor import checkpoints, job
 from agent_executor import database as connections
 from agent_executor.checkpoints import Saver, savers_of
-from agent_executor.errors import LeaseLost, Unavailable
+from agent_executor.errors import DamagedCheckpoint, LeaseLost, Unavailable
 from agent_executor.group_commit import GroupCommit
 from agent_executor.ledger import Claim, Ledger
 from tests.definitions import DATA
@@ -258,3 +261,148 @@ async def test_what_was_used_is_read_back_from_the_checkpoints(pool: connections
     assert await again.usage() == {"model_calls": 3, "tokens": 30, "seconds": 2.5}
     await put(again)
     assert (await again.usage())["tokens"] == 30
+
+
+class Grown(TypedDict):
+    items: Annotated[list[Any], operator.add]
+    text: str
+
+
+def growing(saver: Any, nodes: int, node: Any = None) -> Any:
+    """A graph whose nodes add one item each, and the configuration of its thread."""
+
+    def add(state: Grown) -> Any:
+        return {"items": [f"{len(state['items'])}: {'x' * 500}"]}
+
+    builder = StateGraph(Grown)
+    names = [f"n{number}" for number in range(nodes)]
+    for name in names:
+        builder.add_node(name, node or add)
+    for before, after in zip([START, *names], [*names, END], strict=True):
+        builder.add_edge(before, after)
+    return builder.compile(saver)
+
+
+THREAD: Any = {"configurable": {"thread_id": "a"}}
+MANY = {"items": [f"{number}: {'y' * 1000}" for number in range(100)], "text": "z" * 10_000}
+DIFFERENCES = "select count(*) from checkpoint_blobs where type like 'difference of %%'"
+
+
+async def test_a_list_that_grows_is_stored_by_what_it_grows(saver: Saver, database: Database) -> None:
+    found = await growing(saver, 40).ainvoke(MANY, THREAD, durability="sync")
+    [(stored,)] = rows(database, "select sum(length(blob)) from checkpoint_blobs where channel = 'items'")
+    assert stored < 4 * 100_000
+    texts = "select count(*), sum(length(blob)) from checkpoint_blobs where channel = 'text'"
+    assert rows(database, texts) == [(1, 10_003)]
+    state = await growing(saver, 40).aget_state(THREAD)
+    assert state.values == found
+    histories = [each async for each in growing(saver, 40).aget_state_history(THREAD)]
+    assert [len(each.values.get("items", ())) for each in histories] == [*range(140, 99, -1), 0]
+
+
+async def test_another_claim_goes_on_from_a_difference(
+    saver: Saver, pool: connections.Pool, database: Database
+) -> None:
+    await growing(saver, 5).ainvoke(MANY, THREAD, durability="sync")
+    before = rows(database, DIFFERENCES)[0][0]
+    rows(database, "update jobs set fence = fence + 1")
+    again = Saver(pool, "a", 2)
+    found = await growing(again, 5).ainvoke({"items": ["more"]}, THREAD, durability="sync")
+    assert len(found["items"]) == 111
+    assert found["text"] == MANY["text"]
+    assert rows(database, DIFFERENCES)[0][0] == before + 6
+    assert (await growing(Saver(pool, "a", 2), 5).aget_state(THREAD)).values == found
+
+
+async def test_both_branches_of_a_fork_are_read(saver: Saver, pool: connections.Pool) -> None:
+    graph = growing(saver, 5)
+    found = await graph.ainvoke(MANY, THREAD, durability="sync")
+    history = [each async for each in graph.aget_state_history(THREAD)]
+    older = next(each for each in history if len(each.values["items"]) == 102)
+    forked = await graph.aupdate_state(older.config, {"items": ["fork"]})
+    graph = growing(Saver(pool, "a", 1), 5)
+    assert (await graph.aget_state(history[0].config)).values == found
+    assert (await graph.aget_state(forked)).values["items"] == [*older.values["items"], "fork"]
+
+
+async def test_what_a_node_changes_in_place_is_stored(saver: Saver, pool: connections.Pool) -> None:
+    def change(state: Grown) -> Any:
+        state["items"][50]["said"] = f"changed {len(state['items'])}"
+        return {"items": [{"said": "z" * 300}]}
+
+    given = {"items": [{"said": "y" * 1000} for _ in range(100)], "text": ""}
+    found = await growing(saver, 3, change).ainvoke(given, THREAD, durability="sync")
+    read = (await growing(Saver(pool, "a", 1), 3).aget_state(THREAD)).values
+    assert read == found
+    assert read["items"][50] == {"said": "changed 102"}
+
+
+async def test_what_was_not_committed_is_no_base(saver: Saver, pool: connections.Pool, database: Database) -> None:
+    value = [f"{number} {'v' * 100}" for number in range(1000)]
+
+    async def save(parent: str | None, version: str, text: str, value: list[str]) -> str:
+        saved = checkpoint(list=value, text=text) | {"channel_versions": {"list": version, "text": version}}
+        metadata: Any = {"source": "loop", "step": 1, "parents": {}}
+        await saver.aput(place(parent), saved, metadata, saved["channel_versions"])
+        return str(saved["id"])
+
+    first = await save(None, "1", "", value)
+    with pytest.raises(UntranslatableCharacter):
+        await save(first, "2", "\0", [*value, "lost"])
+    await save(first, "3", "", [*value, "kept"])
+    assert rows(database, "select version, type from checkpoint_blobs order by 1") == [
+        ("1", "msgpack"),
+        ("3", "difference of 1"),
+    ]
+    found = await Saver(pool, "a", 1).aget_tuple(place())
+    assert found is not None
+    assert found.checkpoint["channel_values"]["list"] == [*value, "kept"]
+
+
+async def test_a_write_of_a_whole_value_is_read_as_it_was(
+    saver: Saver, pool: connections.Pool, database: Database
+) -> None:
+    value = {str(number): "v" * 100 for number in range(1000)}
+    parent = await put(saver, value=value)
+    await saver.aput_writes(place(parent), [("value", value | {"7": "w"})], "task")
+    assert rows(database, "select type, length(blob) < 1000 from checkpoint_writes") == [("difference of 1", True)]
+    found = await Saver(pool, "a", 1).aget_tuple(place())
+    assert found is not None
+    assert found.pending_writes == [("task", "value", value | {"7": "w"})]
+
+
+async def test_a_base_that_is_gone_is_told(saver: Saver, pool: connections.Pool, database: Database) -> None:
+    await growing(saver, 3).ainvoke(MANY, THREAD, durability="sync")
+    rows(database, "delete from checkpoint_blobs where channel = 'items' and type = 'msgpack'")
+    with pytest.raises(
+        DamagedCheckpoint, match=r"channel 'items' in a checkpoint of thread a cannot be read: version "
+    ):
+        await Saver(pool, "a", 1).aget_tuple(place())
+
+
+async def test_what_is_left_of_a_pruned_thread_is_whole(
+    saver: Saver, pool: connections.Pool, database: Database
+) -> None:
+    graph = growing(saver, 5)
+    found = await graph.ainvoke(MANY, THREAD, durability="sync")
+    await saver.aprune(["a"])
+    assert rows(database, "select count(*) from checkpoints") == [(1,)]
+    assert (await growing(Saver(pool, "a", 1), 5).aget_state(THREAD)).values == found
+    await graph.ainvoke({"items": ["more"]}, THREAD, durability="sync")
+    assert len((await growing(Saver(pool, "a", 1), 5).aget_state(THREAD)).values["items"]) == 111
+
+
+async def test_a_channel_that_becomes_one_of_differences_begins_with_what_it_was(saver: Saver) -> None:
+    await growing(saver, 3).ainvoke(MANY, THREAD, durability="sync")
+    state = await growing(saver, 3).aget_state(THREAD)
+    history = await saver.aget_delta_channel_history(config=state.config, channels=["items"])
+    before = await growing(saver, 3).aget_state(state.parent_config)
+    assert history["items"]["seed"] == before.values["items"]
+
+
+async def test_a_text_that_langgraphs_saver_wrote_is_kept(saver: Saver, pool: connections.Pool) -> None:
+    """It stands in the checkpoint, has no blob, and is not written again until it changes."""
+    await growing(AsyncPostgresSaver(pool), 3).ainvoke(MANY, THREAD, durability="sync")
+    found = await growing(saver, 3).ainvoke({"items": ["more"]}, THREAD, durability="sync")
+    assert found["text"] == MANY["text"]
+    assert (await growing(Saver(pool, "a", 1), 3).aget_state(THREAD)).values == found

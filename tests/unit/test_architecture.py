@@ -14,6 +14,7 @@ PACKAGE = Path(agent_executor.__file__).parent
 LEAVES = {
     *(
         "errors",
+        "differences",
         "job",
         "interrupts",
         "announcements",
@@ -34,6 +35,7 @@ ADAPTERS = {
         "ledger",
         "leases",
         "checkpoints",
+        "bases",
         "stream",
         "outbox",
         "vault",

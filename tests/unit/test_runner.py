@@ -106,7 +106,14 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> InMemorySaver:
     FENCES["next"] = count(1)
 
     def made(
-        pool: Any, job_id: str, fence: int, usage_at: Callable[[int], dict[str, float]], *, group: Any, is_new: bool
+        pool: Any,
+        job_id: str,
+        fence: int,
+        usage_at: Callable[[int], dict[str, float]],
+        *,
+        group: Any,
+        bases: Any,
+        is_new: bool,
     ) -> Memory:
         saver.usage_at, saver.channels = usage_at, set()
         return saver
