@@ -71,7 +71,7 @@ class GroupCommit(Generic[W, R]):
         Raises:
             Unavailable: PostgreSQL is away, unless this is patient. psycopg.Error: it cannot be stored.
         """
-        work = _Work[W, R](content, size, after)
+        work: _Work[W, R] = _Work(content, size, after)
         self._waiting.setdefault(owner, deque()).append(work)
         if self._flushing is None:
             self._flushing = asyncio.get_running_loop().create_task(self._flush(), context=Context())

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -27,8 +29,46 @@ log = structlog.get_logger()
 class _Output(logging.StreamHandler[Any]):
     def handleError(self, record: logging.LogRecord) -> None:
         """The library's own would print to stderr what the line was to be made of."""
-        kind = sys.exc_info()[0]
-        sys.stderr.write(f"a log line of {record.name} is lost: {kind.__name__ if kind else 'unknown'}\n")
+        _lost(record.name)
+
+
+class _Pipe:
+    """stdout as it was; that nobody reads it harms no job."""
+
+    def __init__(self) -> None:
+        self._stdout = sys.stdout
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            self._stdout.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stdout.flush()
+
+
+def _or_lost(processors: Sequence[Any]) -> Callable[..., Any]:
+    """All of these; what cannot be made a line harms nobody."""
+
+    def process(logger: Any, name: str, event: Any) -> Any:
+        try:
+            for processor in processors:
+                event = processor(logger, name, event)
+        except Exception:  # noqa: BLE001 - as the standard library has it
+            _lost("agent_executor")
+            raise structlog.DropEvent from None
+        return event
+
+    return process
+
+
+def _lost(name: str) -> None:
+    kind = sys.exc_info()[0]
+    sys.stderr.write(f"a log line of {name} is lost: {kind.__name__ if kind else 'unknown'}\n")
+
+
+def _safe(_logger: Any, _name: str, line: str | bytes) -> str:
+    return redact_json(without_tokens(str(line)))
 
 
 def configure(level: str) -> None:
@@ -39,22 +79,18 @@ def configure(level: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+    rendering: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str), _safe]
+    structlog.configure(  # past the standard library, whose records take as long again
+        processors=[*shared, _or_lost(rendering)],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        logger_factory=structlog.WriteLoggerFactory(_Pipe()),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
     handler = _Output(sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                structlog.processors.JSONRenderer(default=str),
-                lambda _logger, _name, line: redact_json(without_tokens(str(line))),
-            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
         )
     )
     root = logging.getLogger()

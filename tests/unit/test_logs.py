@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -188,4 +189,22 @@ def test_a_line_that_cannot_be_made_shows_nothing(capsys: pytest.CaptureFixture[
 
     logs.configure("info")
     structlog.get_logger().info("said", word=Odd(), key=SECRET)
-    assert capsys.readouterr() == ("", f"a log line of {__name__} is lost: LookupError\n")
+    assert capsys.readouterr() == ("", "a log line of agent_executor is lost: LookupError\n")
+
+
+def test_a_line_of_a_library_that_cannot_be_made_names_the_library(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info")
+    logging.getLogger("library").info("%d", "no number")
+    assert capsys.readouterr() == ("", "a log line of library is lost: TypeError\n")
+
+
+def test_an_output_that_nobody_reads_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="utf-8") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        logs.configure("info")
+        structlog.get_logger().info("said")
+        logging.getLogger("library").info("said")
+        monkeypatch.undo()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writer)
