@@ -39,6 +39,7 @@ LIMIT_S = 8.0
 _WAIT_S = 5.0
 _CHECK_S = 2.0
 _FRESH_S = 5.0
+_BUSY_S = 0.1  # no server is stopped and started in less
 _CONNECT_S = 3
 _SETTLE_S = 2.0
 _READ_ONLY = (b"default_transaction_read_only", b"in_hot_standby")
@@ -152,7 +153,8 @@ async def _check(connection: AsyncConnection[DictRow]) -> None:
 
     One that answered a moment ago is not asked, unless the server has said something since, or closed it.
     """
-    if time.monotonic() - _answered_at.get(connection, -math.inf) > _FRESH_S or _has_news(connection):
+    rested_s = time.monotonic() - _answered_at.get(connection, -math.inf)
+    if rested_s > _FRESH_S or (rested_s > _BUSY_S and _has_news(connection)):
         with severed_after(connection, _CHECK_S):
             await AsyncConnectionPool.check_connection(connection)
     if b"on" in (connection.pgconn.parameter_status(name) for name in _READ_ONLY):

@@ -70,6 +70,7 @@ class RunEvents(AsyncCallbackHandler):
     """One run's translator: fed with stream items by `runner`, and with tool calls by LangChain's callbacks."""
 
     run_inline = True
+    ignore_chain = ignore_llm = ignore_retriever = True  # asked for every node, before it would be told
 
     def __init__(self, emit: Emit, at_state: Callable[[int], None] = lambda _: None) -> None:
         """`emit` gets what an event holds as JSON that is encoded already, or as plain values.

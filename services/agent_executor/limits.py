@@ -65,6 +65,7 @@ class Meter(BaseCallbackHandler):
 
     run_inline = True
     raise_error = True
+    ignore_chain = ignore_retriever = True  # asked for every node, before it would be told
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits

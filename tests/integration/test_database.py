@@ -29,7 +29,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
-async def test_one_that_has_just_answered_is_asked_only_if_there_is_news(database: Database, asked: list[Any]) -> None:
+async def test_one_that_has_just_answered_is_asked_only_if_there_is_news(
+    database: Database, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_BUSY_S", 0)
     async with connections.pool(make_conninfo(database.dsn, application_name="tested"), 2) as pool:
         for _ in range(6):
             async with connections.connection(pool) as connection:
