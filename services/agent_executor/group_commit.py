@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 MAX_WORKS = 500
 MAX_BYTES = 4 * 2**20
-_TURNS = 2  # of the loop, after which whoever is about to write has come: a step's checkpoint follows its tasks' writes
+_TURNS = 6  # of the loop, after which whoever is about to write has come: a step's checkpoint follows its tasks' writes
 _BYTES_A_SECOND = 2**20  # what the slowest database we wait for takes in
 
 Commit = Callable[[AsyncConnection[DictRow], Sequence[W], bool], Awaitable[Mapping[Hashable, R]]]
