@@ -103,11 +103,11 @@ class Starter(Protocol):
 
     name: str
 
-    def reserve(self, wanted: int) -> int:
-        """Keep up to `wanted` slots free, and say how many."""
+    def reserve(self, job_ids: Collection[str]) -> int:
+        """Keep slots free for these, and say how many; if any, claim none of them before `start`."""
 
-    def start(self, claims: Sequence[Claim], asked_at: float, reserved: int) -> None:
-        """Run these, claimed not before `asked_at` (time.monotonic); of the `reserved` slots no other is needed."""
+    def start(self, claims: Sequence[Claim], asked_at: float, job_ids: Collection[str], reserved: int) -> None:
+        """Run these of `job_ids`, claimed not before `asked_at` (time.monotonic), in the `reserved` slots."""
 
 
 class Courier(Protocol):
@@ -209,6 +209,8 @@ class Ledger:
         self._allowance = allowance
         self.starter: Starter | None = None
         self.couriers: Mapping[str, Courier] = {}
+        self.counts_running = False
+        """Whether a tenant had a limit of running jobs at the last claim: one that ends may let another start."""
         self._at_limit: dict[str, asyncio.Lock] = {}
         """Tenants whose last submit was refused for a limit: they come one at a time, and in nobody's way."""
 
@@ -259,7 +261,7 @@ class Ledger:
         """
         first = {each.row["job_id"]: each for each in reversed(asked)}
         rows = [each.row for each in first.values()]
-        reserved = self.starter.reserve(len(rows)) if self.starter is not None else 0
+        reserved = self.starter.reserve(first.keys()) if self.starter is not None else 0
         started: list[Claim] = []
         asked_at = time.monotonic()
         try:
@@ -267,7 +269,7 @@ class Ledger:
             started = [first[row["job_id"]].first_claim() for row in accepted if row["is_started"]]
         finally:
             if self.starter is not None:
-                self.starter.start(started, asked_at, reserved)
+                self.starter.start(started, asked_at, first.keys(), reserved)
         return {first[row["job_id"]]: True for row in accepted}
 
     async def _insert(
@@ -284,12 +286,15 @@ class Ledger:
     async def _accept_otherwise(
         self, connection: AsyncConnection[DictRow], submission: Submission, row: dict[str, Any]
     ) -> Receipt:
-        """A submission that could not be simply taken: it is here already, or has to wait its turn."""
+        """A submission that could not be simply taken: it is here already, or has to wait its turn.
+
+        It is never started here, since that would be before the commit, and under a lease as old as the transaction.
+        """
         async with connection.transaction():
             owners = await (await connection.execute(SQL["owner"], row)).fetchall()
             if not owners:
                 await quotas.make_room(connection, submission.tenant, self._allowance)
-                if await self._accept_all(connection, [_Asked(row, submission)], True):
+                if await self._insert(connection, [row], 0):
                     return Receipt(submission.job_id, Status.QUEUED, is_new=True)
                 owners = await (await connection.execute(SQL["owner"], row)).fetchall()
             if not owners:  # what kept it out is gone: a limit was changed, or another job was deleted
@@ -323,8 +328,9 @@ class Ledger:
         }
         async with database.connection(self._pool) as connection:
             async with connection.pipeline():  # one transaction, which ends without us: a turn is never kept
-                await connection.execute(SQL["claim_in_turn"], asked)
+                turn = await connection.execute(SQL["claim_in_turn"], asked)
                 cursor = await connection.execute(SQL["claim"], asked)
+            self.counts_running = turn.rowcount > 0
             return [Claim(**row) for row in await cursor.fetchall()]
 
     async def release(self, claim: Claim, delay_s: float = 0) -> bool:

@@ -93,6 +93,7 @@ class Outbox:
         if not self._can_deliver():
             return 0
         async with self._delivering:
+            await self._recorded()  # or what took long to deliver would be found due
             rows = await self._rows("take", target=self.target, limit=_BATCH, hidden_s=_HIDDEN_S)
             done = await self._send([Letter(row["msg_id"], self.target, row["subject"], row["event"]) for row in rows])
             if done:
@@ -105,10 +106,9 @@ class Outbox:
         """Deliver everything that is in hand or due, and return once that is recorded."""
         while self._in_hand:
             await self._hand_out()
-        if self._recording is not None:
-            await self._recording
         while await self.flush():
             pass
+        await self._recorded()
 
     async def _in_hand_and_due(self) -> None:
         while self._in_hand or self._is_to_look or time.monotonic() - self._looked_at >= POLL_S:
@@ -130,9 +130,12 @@ class Outbox:
         async with self._delivering:
             letters, self._in_hand = self._in_hand, []
             done = await self._send(letters)
-            if self._recording is not None:
-                await self._recording
+            await self._recorded()
             self._recording = asyncio.create_task(self._record(done))
+
+    async def _recorded(self) -> None:
+        if self._recording is not None:
+            await self._recording
 
     async def _record(self, done: list[str]) -> None:
         try:

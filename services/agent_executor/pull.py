@@ -19,8 +19,8 @@ from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
 _GRACE_S = 0.5  # what the server's word that a request is over may take
-_PASSING = ("404", "408", "409")
-"""Statuses that end a request and mean no harm: nothing is there, its time is over, another has to be made."""
+_PASSING = ("404", "408")
+"""Statuses that end a request and mean no harm: nothing is there, its time is over."""
 
 
 class Pull:

@@ -11,7 +11,8 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -66,6 +67,7 @@ class _Run:
     started_at: float
     is_lost: bool = False
     is_settling: bool = False
+    is_over: bool = False
 
 
 class Worker:
@@ -94,8 +96,9 @@ class Worker:
         self._draining = False
         self._is_drained = False
         self._claiming = asyncio.Lock()
-        self._was_full = False
+        self._may_be_more = False
         self._reserved = 0
+        self._arriving: Counter[str] = Counter()
         self._unreserved = asyncio.Event()
         self._unreserved.set()
         self._blind_until = 0.0
@@ -143,37 +146,45 @@ class Worker:
         """Whether PostgreSQL was away a moment ago: a lease that ran out then does not tell that its owner is gone."""
         return time.monotonic() < max(self._blind_until, self._leases.failed_at + self._sight_s)
 
-    def reserve(self, wanted: int) -> int:
-        """Keep up to `wanted` slots free for jobs that arrive, and say how many."""
-        taken = 0 if self._draining else max(0, min(wanted, self._free))
-        self._reserved += taken
+    def reserve(self, job_ids: Collection[str]) -> int:
+        """Keep slots free for jobs that arrive, and say how many. A claim that is under way asks for all."""
+        may_take = not self._draining and not self._claiming.locked()
+        taken = max(0, min(len(job_ids), self._free)) if may_take else 0
         if taken:
+            self._reserved += taken
+            self._arriving.update(job_ids)
             self._unreserved.clear()
         return taken
 
-    def start(self, claims: Sequence[Claim], asked_at: float, reserved: int) -> None:
+    def start(self, claims: Sequence[Claim], asked_at: float, job_ids: Collection[str], reserved: int) -> None:
         """Run jobs that were claimed as they arrived, soon: who has waited for their arrival tells of it first."""
-        asyncio.get_running_loop().call_soon(self._start_reserved, claims, asked_at, reserved)
+        asyncio.get_running_loop().call_soon(self._start_reserved, claims, asked_at, job_ids, reserved)
 
     @property
     def _free(self) -> int:
         return self._slots - len(self._running) - self._reserved
 
-    def _start_reserved(self, claims: Sequence[Claim], asked_at: float, reserved: int) -> None:
-        self._reserved -= reserved
+    def _start_reserved(
+        self, claims: Sequence[Claim], asked_at: float, job_ids: Collection[str], reserved: int
+    ) -> None:
         self._start_all(claims, asked_at)
+        if reserved:
+            self._reserved -= reserved
+            self._arriving -= Counter(job_ids)
+            if len(claims) < len(job_ids):  # the others may be queued, and no claim was to take them meanwhile
+                self._may_be_more = True
         if not self._reserved:
             self._unreserved.set()
-        if self._was_full and self._free > 0:
+        if self._may_be_more and self._free > 0:
             self._queued.set()
 
     async def _claim(self) -> None:
         free = self._free
-        self._was_full = free <= 0
+        self._may_be_more = free <= 0
         if free <= 0 or self._draining:
             return
         asked_at = time.monotonic()
-        held = [run.claim.job_id for run in self._running.values()]
+        held = [*(run.claim.job_id for run in self._running.values()), *self._arriving]
         try:
             claims = await self._ledger.claim(self.name, free, held, take_over=not self.is_blind)
         except Unavailable as error:
@@ -181,7 +192,7 @@ class Worker:
             self._blind_until = time.monotonic() + self._sight_s
             log.warning("claim_failed", error=str(error))
             return
-        self._was_full = len(claims) == free
+        self._may_be_more = len(claims) == free or self._ledger.counts_running
         self._start_all(claims, asked_at)
 
     def _start_all(self, claims: Sequence[Claim], asked_at: float) -> None:
@@ -218,9 +229,10 @@ class Worker:
         task.cancel()
 
     def _forget(self, task: asyncio.Task[None]) -> None:
-        self._leases.drop(self._running.pop(task).claim)
+        run = self._running.pop(task)
+        self._leases.drop(run.claim)
         metrics.jobs_running.set(len(self._running))
-        if self._was_full:
+        if self._may_be_more or not run.is_over:  # one that went back was not for us while it was here
             self._queued.set()
         if not task.cancelled() and task.exception() is not None:
             log.error("job_left", exc_info=task.exception())
@@ -272,6 +284,7 @@ class Worker:
             await self._interrupt(claim, outcome, channel, traceparent)
             return
         await persistently(lambda: self._ledger.finish(claim, outcome, traceparent, channel.count))
+        run.is_over = True
         announce(channel, outcome)
         metrics.jobs.labels(outcome.status.value).inc()
         took = time.monotonic() - run.started_at

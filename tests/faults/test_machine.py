@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -72,10 +72,10 @@ class Starter:
         self.name = name
         self.started: list[Claim] = []
 
-    def reserve(self, wanted: int) -> int:
-        return wanted
+    def reserve(self, job_ids: Collection[str]) -> int:
+        return len(job_ids)
 
-    def start(self, claims: Sequence[Claim], asked_at: float, reserved: int) -> None:
+    def start(self, claims: Sequence[Claim], asked_at: float, job_ids: Collection[str], reserved: int) -> None:
         self.started += claims
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,12 +33,12 @@ class Slots:
         self.free = free
         self.started: list[Claim] = []
 
-    def reserve(self, wanted: int) -> int:
-        reserved = min(wanted, self.free)
+    def reserve(self, job_ids: Collection[str]) -> int:
+        reserved = min(len(job_ids), self.free)
         self.free -= reserved
         return reserved
 
-    def start(self, claims: Sequence[Claim], asked_at: float, reserved: int) -> None:
+    def start(self, claims: Sequence[Claim], asked_at: float, job_ids: Collection[str], reserved: int) -> None:
         self.started += claims
         self.free += reserved - len(claims)
 
@@ -98,11 +98,31 @@ async def test_limits_of_running_jobs_are_for_claims_to_keep(pool: connections.P
     assert set(states(database).values()) == {QUEUED}
 
 
+async def test_nothing_is_started_before_it_is_committed(pool: connections.Pool, database: Database) -> None:
+    here, slots = with_slots(pool, 5, Allowance(max_queued_jobs=5))
+    await submit(here, "a")  # its tenant's jobs have to be counted, in a transaction of several statements
+    assert (states(database), slots.started) == ({"a": QUEUED}, [])
+    await here.claim("here", 1)
+    await submit(here, "b")
+    assert states(database)["b"] == RUNNING
+
+
+async def test_a_claim_tells_whether_one_that_ends_may_let_another_start(
+    pool: connections.Pool, database: Database
+) -> None:
+    here, _ = with_slots(pool, 0)
+    await here.claim("here", 1)
+    assert not here.counts_running
+    rows(database, "insert into tenant_limits (tenant, max_running_jobs) values ('other', 3)")
+    await here.claim("here", 1)
+    assert here.counts_running
+
+
 async def test_a_start_that_was_never_heard_of_is_found_by_the_next_claim(
     pool: connections.Pool, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, slots = with_slots(pool, 1)
-    monkeypatch.setattr(slots, "start", lambda claims, asked_at, reserved: None)
+    monkeypatch.setattr(slots, "start", lambda claims, asked_at, job_ids, reserved: None)
     await submit(here, "a")
     assert states(database) == {"a": RUNNING}
     [found] = await here.claim("here", 1)

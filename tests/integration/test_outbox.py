@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from agent_executor import database as connections
-from agent_executor import job
+from agent_executor import job, outbox
 from agent_executor.announcements import outcome_id
 from agent_executor.job import Outcome, Status
 from agent_executor.ledger import Claim, Ledger
@@ -30,6 +30,7 @@ class House:
         self.told: list[str] = []
         self.found: list[str] = []
         self.fails = False
+        self.on_told: Callable[[], object] = lambda: None
         self.is_connected = True
         self.outbox = Outbox(pool, "nats", self._deliver, lambda: self.is_connected)
         self.outbox.on_delivered = self._on_delivered
@@ -40,6 +41,7 @@ class House:
         if self.fails:
             raise OSError
         self.told.append(msg_id)
+        self.on_told()
 
     async def _on_delivered(self, job_ids: set[str]) -> None:
         self.found += job_ids
@@ -74,6 +76,18 @@ async def test_what_this_process_announced_goes_out_without_a_look(house: House,
     claim = await house.claimed()
     await house.ledger.finish(claim, DONE, None)
     assert waiting(database) == [(outcome_id("a", 1), 1, False)]
+    async with running(house.outbox):
+        await asyncio.to_thread(until, lambda: not waiting(database), "it is not recorded")
+    assert (house.told, house.found) == ([outcome_id("a", 1)], [])
+
+
+async def test_what_took_long_to_deliver_is_not_found_due_before_it_is_recorded(
+    house: House, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = outbox.SQL["published"].rstrip().rstrip(";") + " and (select pg_sleep(0.2)) is not null"
+    monkeypatch.setitem(outbox.SQL, "published", slow)
+    await house.ledger.finish(await house.claimed(), DONE, None)
+    house.on_told = lambda: rows(database, "update outbox set due_at = now()")
     async with running(house.outbox):
         await asyncio.to_thread(until, lambda: not waiting(database), "it is not recorded")
     assert (house.told, house.found) == ([outcome_id("a", 1)], [])

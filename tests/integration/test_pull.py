@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -90,6 +91,16 @@ async def test_a_request_that_the_server_forgot_is_made_again(house: House, monk
     monkeypatch.undo()
     await house.publish(b"1")
     assert await house.fetch() == [b"1"]
+
+
+async def test_a_request_that_the_consumer_refuses_is_an_error(house: House) -> None:
+    config = {"durable_name": "workers", "ack_policy": "explicit", "max_batch": 5}
+    request = json.dumps({"stream_name": "JOBS", "config": config}).encode()
+    await house.pull.client.request("$JS.API.CONSUMER.DURABLE.CREATE.JOBS.workers", request)
+    with pytest.raises(APIError, match="MaxRequestBatch"):
+        await house.fetch(10)
+    await house.publish(b"1")
+    assert await house.fetch(5) == [b"1"]
 
 
 async def test_a_consumer_that_is_gone_is_an_error(house: House) -> None:

@@ -7,11 +7,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
 
-from agent_executor import worker
+from agent_executor import notify, worker
 from agent_executor.errors import LeaseLost, NotDeployed, Stopped, Unavailable
 from agent_executor.job import Outcome, Status
 from agent_executor.ledger import Claim
@@ -26,7 +27,7 @@ BUSY = Outcome(Status.FAILED, error={"message": "busy", "type": "RateLimitError"
 class FakeLedger:
     """Stands for ledger.Ledger: a queue in memory."""
 
-    lease_s, max_attempts = 9.0, 3
+    lease_s, max_attempts, counts_running = 9.0, 3, False
 
     def __init__(self, *job_ids: str, attempt: int = 1, age_s: float = 0) -> None:
         self.queue = [Claim(job_id, "trace-1", {}, {}, None, attempt, 1, age_s=age_s) for job_id in job_ids]
@@ -40,11 +41,16 @@ class FakeLedger:
         self.delays: list[float] = []
         self.failures: dict[str, list[Exception]] = {}
         self.asked: list[int] = []
+        self.held: list[list[str]] = []
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def claim(self, owner: str, slots: int, held: Collection[str], *, take_over: bool) -> list[Claim]:
         self._fail("claim")
         self.asked.append(slots)
         self.taken_over.append(take_over)
+        self.held.append(sorted(held))
+        await self.answers.wait()
         claims, self.queue = self.queue[:slots], self.queue[slots:]
         self.running |= {claim.job_id: claim for claim in claims}
         return claims
@@ -487,31 +493,80 @@ def test_workers_have_different_names() -> None:
     assert len(names) == 3
 
 
+@pytest.fixture
+def unpolled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that looks only when told."""
+    monkeypatch.setattr(worker, "wait", partial(notify.wait, timeout_s=3600))
+
+
+def arriving(job_id: str) -> Claim:
+    return Claim(job_id, "trace-1", {}, {}, None, 1, 1)
+
+
 async def test_a_job_that_arrives_takes_a_slot_that_was_kept_for_it() -> None:
     ledger = FakeLedger("a", "b", "c")
     async with house(ledger, slots=3) as it:
-        assert it.worker.reserve(2) == 2
+        assert it.worker.reserve(["new", "other"]) == 2
         await until(lambda: ledger.asked)
-        assert (ledger.asked, it.worker.reserve(1)) == ([1], 0)
-        it.worker.start([Claim("new", "trace-1", {}, {}, None, 1, 1)], time.monotonic(), 2)
+        assert (ledger.asked, it.worker.reserve(["more"])) == ([1], 0)
+        it.worker.start([arriving("new")], time.monotonic(), ["new", "other"], 2)
         await until(lambda: len(it.runner.gates) == 3)
         assert it.runner.gates.keys() == {"a", "new", "b"}  # what was kept for nobody went to the next in the queue
+
+
+async def test_a_claim_leaves_alone_what_is_just_arriving() -> None:
+    ledger = FakeLedger()
+    async with house(ledger, slots=2) as it:
+        assert it.worker.reserve(["new"]) == 1
+        await until(lambda: ledger.held)
+        it.worker.start([arriving("new")], time.monotonic(), ["new"], 1)
+        await until(lambda: "new" in it.runner.gates)
+        it.runner.open("new")
+        await until(lambda: not it.leases.held)
+        it.queued.set()
+        await until(lambda: len(ledger.held) == 2)
+        assert ledger.held == [["new"], []]
+
+
+@pytest.mark.usefixtures("unpolled")
+async def test_what_arrived_and_is_queued_is_looked_for_again_since_a_claim_left_it_alone() -> None:
+    ledger = FakeLedger()
+    async with house(ledger, slots=2) as it:
+        assert it.worker.reserve(["new"]) == 1
+        await until(lambda: ledger.held)
+        it.worker.start([], time.monotonic(), ["new"], 1)
+        async with asyncio.timeout(10):
+            await until(lambda: ledger.held == [["new"], []])
+
+
+async def test_nothing_is_kept_for_arrivals_while_a_claim_asks_for_all_slots() -> None:
+    ledger = FakeLedger("a")
+    ledger.answers.clear()
+    async with house(ledger, slots=1) as it:
+        await until(lambda: ledger.asked)
+        assert it.worker.reserve(["new"]) == 0
+        ledger.answers.set()
+        await until(lambda: "a" in it.runner.gates)
+        it.runner.open("a")
+        await until(lambda: not it.leases.held)
+        await asyncio.sleep(0.01)
+        assert it.worker.reserve(["new"]) == 1
 
 
 async def test_one_that_arrives_while_the_process_goes_down_is_waited_for_and_given_back() -> None:
     ledger = FakeLedger()
     async with house(ledger) as it:
         await until(lambda: ledger.asked)
-        assert it.worker.reserve(1) == 1
+        assert it.worker.reserve(["late"]) == 1
         drained = asyncio.create_task(it.worker.drain(1))
         await asyncio.sleep(0.01)
-        assert (it.worker.reserve(1), drained.done()) == (0, False)
-        it.worker.start([Claim("late", "trace-1", {}, {}, None, 1, 1)], time.monotonic(), 1)
+        assert (it.worker.reserve(["later"]), drained.done()) == (0, False)
+        it.worker.start([arriving("late")], time.monotonic(), ["late"], 1)
         await until(lambda: "late" in it.runner.gates)
         it.runner.open("late")
         await drained
         assert ledger.finished == {"late": DONE}
-        it.worker.start([Claim("too late", "trace-1", {}, {}, None, 1, 1)], time.monotonic(), 0)
+        it.worker.start([arriving("too late")], time.monotonic(), ["too late"], 0)
         await until(lambda: ledger.released)
         assert ledger.released == ["too late"]
 
@@ -528,3 +583,28 @@ async def test_who_found_no_more_than_it_could_run_looks_again_only_when_told() 
         await until(lambda: "c" in ledger.finished and not it.leases.held)
         await asyncio.sleep(0.01)
         assert ledger.asked == [2, 2, 2]
+
+
+@pytest.mark.usefixtures("unpolled")
+async def test_who_counts_running_jobs_looks_again_when_one_has_ended() -> None:
+    ledger = FakeLedger("a")
+    ledger.counts_running = True
+    async with house(ledger, slots=2) as it:
+        await until(lambda: "a" in it.runner.gates)
+        ledger.queue = [arriving("b")]  # its tenant may run one at a time
+        it.runner.open("a", "b")
+        async with asyncio.timeout(10):
+            await until(lambda: "b" in ledger.finished)
+
+
+@pytest.mark.usefixtures("unpolled")
+@pytest.mark.parametrize("outcome", [ASKS, Unavailable("Vault does not answer")])
+async def test_who_put_a_job_back_looks_again(outcome: Outcome | Exception) -> None:
+    ledger = FakeLedger("a")
+    ledger.becomes = Status.QUEUED
+    async with house(ledger, FakeRunner(outcome), slots=2) as it:
+        await until(lambda: "a" in it.runner.gates)
+        ledger.queue = [arriving("a")]
+        it.runner.open("a")
+        async with asyncio.timeout(10):
+            await until(lambda: len(ledger.asked) == 2)
