@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -52,6 +53,7 @@ _BASES = SQL["bases"].strip().removesuffix(";")
 _WITH_BASES = (
     f"{AsyncPostgresSaver.SELECT_SQL.removesuffix('from checkpoints ')}, ({_BASES}) as bases from checkpoints "
 )
+_RANDOM = random.SystemRandom()
 _LONG = 4 * 2**10
 """Longer texts do not stand in the checkpoint itself, which is written at each step."""
 _PLACE = ("job_id", "fence", "thread_id", "checkpoint_ns")
@@ -143,6 +145,14 @@ class Saver(AsyncPostgresSaver):
         self._thread = _Thread(is_empty=is_new)
         self._writing: defaultdict[tuple[str, str], list[asyncio.Future[None]]] = defaultdict(list)
 
+    def get_next_version(self, current: str | None, channel: None) -> str:
+        """As langgraph makes it, but no two are the same where a node seeds Python's own random numbers.
+
+        A version's row is written once, so that of two values the later would be lost, and what is a difference to it.
+        """
+        number, _, _ = super().get_next_version(current, channel).partition(".")
+        return f"{number}.{_RANDOM.random():016}"
+
     @property
     def has_asked(self) -> bool:
         """Whether a node has been interrupted since."""
@@ -218,7 +228,7 @@ class Saver(AsyncPostgresSaver):
 
         values = value["channel_values"] or []
         for number, (name, kind, content) in enumerate(values):
-            if content is not None and len(content) < _LONG and not kind.startswith(PREFIX.encode()):
+            if content is None or (len(content) < _LONG and not kind.startswith(PREFIX.encode())):
                 continue
             channel = name.decode()
             version = str(versions.get(channel, ""))
