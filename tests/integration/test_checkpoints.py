@@ -15,9 +15,10 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.graph import END, START, StateGraph
 from psycopg.errors import DataError, UntranslatableCharacter
 
-from agent_executor import checkpoints, job
+from agent_executor import checkpoint_commits, job
 from agent_executor import database as connections
-from agent_executor.checkpoints import Saver, savers_of
+from agent_executor.checkpoint_commits import savers_of
+from agent_executor.checkpoints import Saver
 from agent_executor.errors import DamagedCheckpoint, LeaseLost, Unavailable
 from agent_executor.group_commit import GroupCommit
 from agent_executor.ledger import Claim, Ledger
@@ -233,7 +234,7 @@ async def test_a_write_waits_for_a_database_that_is_away(pool: connections.Pool,
     async def flaky(connection: Any, works: Any, alone: bool) -> Any:
         if failures:
             raise failures.pop()
-        return await checkpoints._commit(connection, works, alone)
+        return await checkpoint_commits.commit(connection, works, alone)
 
     saver = Saver(pool, claim.job_id, claim.fence, group=GroupCommit(pool, flaky, is_patient=True))
     saved = await put(saver, x=["y"])
