@@ -1,22 +1,21 @@
 """LangGraph checkpoints in PostgreSQL, fenced by the claim.
 
-Owns the choice of saver, what it may deserialise, and its writes (`checkpoints.sql`): those of all running jobs go
-together, and each asserts its claim's fence in the same statement, so that a worker that lost its job can write
-nothing, and one that freezes holds no lock. A large value that changes is stored as a difference to a version that this
-saver committed or read (`bases`), and every read makes it whole. The tables are made by our migrations; the saver's own
-`setup()` is never called (it races, and needs CREATE rights even when there is nothing to do).
+Owns the choice of saver, what it may deserialise, and how values are stored; `checkpoint_commits` writes the rows under
+the claim's fence. A large value that changes is stored as a difference to a version that this saver committed or read
+(`bases`), and every read makes it whole. The tables are made by our migrations; the saver's own `setup()` is never
+called (it races, and needs CREATE rights even when there is nothing to do).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Generator, Hashable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache, partial
-from operator import itemgetter
+from functools import partial
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -35,57 +34,24 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.postgres.base import PRUNE_BLOBS_SQL, _keep_latest, _refuse_delta_threads
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, _DeltaSnapshot
-from psycopg import AsyncConnection, AsyncCursor
+from psycopg import AsyncCursor
 from psycopg.rows import DictRow
 
 from . import database, differences, sql
-from .arrays import Bigints, Blobs, Ints, Texts
 from .bases import PREFIX, SMALLEST, Base, Bases, stored, whole
+from .checkpoint_commits import Claimed, Group, Rows, savers_of
 from .database import Pool, persistently
 from .errors import DamagedCheckpoint, LeaseLost, Stopped
-from .group_commit import GroupCommit
 from .redaction import redact
 
 SQL = sql.load("checkpoints.sql")
-TABLES = {"puts": SQL["puts"], "blobs": SQL["blobs"], "writes": SQL["writes"], "replaced": SQL["replaced"]}
 _BASES = SQL["bases"].strip().removesuffix(";")
 _WITH_BASES = (
     f"{AsyncPostgresSaver.SELECT_SQL.removesuffix('from checkpoints ')}, ({_BASES}) as bases from checkpoints "
 )
+_RANDOM = random.SystemRandom()
 _LONG = 4 * 2**10
 """Longer texts do not stand in the checkpoint itself, which is written at each step."""
-_PLACE = ("job_id", "fence", "thread_id", "checkpoint_ns")
-_WRITE = (*_PLACE, "checkpoint_id", "task_id", "task_path", "idx", "channel", "type", "blob")
-_COLUMNS = {
-    "puts": (*_PLACE, "checkpoint_id", "parent_id", "checkpoint", "metadata"),
-    "blobs": (*_PLACE, "channel", "version", "type", "blob"),
-    "writes": _WRITE,
-    "replaced": _WRITE,
-}
-_ARRAYS: dict[str, Callable[[Iterable[Any]], list[Any]]] = {"fence": Bigints, "idx": Ints, "blob": Blobs}
-_REPLACING = {"puts": (2, 3, 4), "replaced": (2, 3, 4, 5, 7)}
-"""Of rows that replace what is there: which columns are their key."""
-
-Claimed = tuple[str, int]
-"""A job and the fence it was claimed with."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """What one call of a saver writes: rows of each table, as `_COLUMNS` has them after the claim."""
-
-    claim: Claimed
-    puts: Sequence[tuple[Any, ...]] = ()
-    blobs: Sequence[tuple[Any, ...]] = ()
-    writes: Sequence[tuple[Any, ...]] = ()
-    replaced: Sequence[tuple[Any, ...]] = ()
-
-    def size(self) -> int:
-        """About how many bytes are sent."""
-        rows = (*self.puts, *self.blobs, *self.writes, *self.replaced)
-        return sum(len(value) for row in rows for value in row if isinstance(value, str | bytes))
-
-
 _Place = tuple[str, str, str]
 """A thread, a namespace and a channel."""
 
@@ -98,9 +64,6 @@ class _Thread:
     has_asked: bool = False
     texts: dict[_Place, str] = field(default_factory=dict)
     """Which version of a long text is known to stand in a blob."""
-
-
-Group = GroupCommit[_Rows, bool]
 
 
 class Saver(AsyncPostgresSaver):
@@ -142,6 +105,14 @@ class Saver(AsyncPostgresSaver):
         self._usage_at = usage_at
         self._thread = _Thread(is_empty=is_new)
         self._writing: defaultdict[tuple[str, str], list[asyncio.Future[None]]] = defaultdict(list)
+
+    def get_next_version(self, current: str | None, channel: None) -> str:
+        """As langgraph makes it, but no two are the same where a node seeds Python's own random numbers.
+
+        A version's row is written once, so that of two values the later would be lost, and what is a difference to it.
+        """
+        number, _, _ = super().get_next_version(current, channel).partition(".")
+        return f"{number}.{_RANDOM.random():016}"
 
     @property
     def has_asked(self) -> bool:
@@ -218,7 +189,7 @@ class Saver(AsyncPostgresSaver):
 
         values = value["channel_values"] or []
         for number, (name, kind, content) in enumerate(values):
-            if content is not None and len(content) < _LONG and not kind.startswith(PREFIX.encode()):
+            if content is None or (len(content) < _LONG and not kind.startswith(PREFIX.encode())):
                 continue
             channel = name.decode()
             version = str(versions.get(channel, ""))
@@ -265,7 +236,7 @@ class Saver(AsyncPostgresSaver):
         saved = (json.dumps({**checkpoint, "channel_values": inline}), json.dumps(described))
         put = (thread_id, namespace, checkpoint["id"], parent_id, *saved)
         before = self._writing.pop((namespace, parent_id), ()) if parent_id is not None else ()
-        await self._write(_Rows(self._claim, puts=[put], blobs=blobs), before)
+        await self._write(Rows(self._claim, puts=[put], blobs=blobs), before)
         for where, base in bases.items():
             self._bases.keep(self._claim, where, base)
             self._thread.texts[where] = base.version
@@ -310,14 +281,14 @@ class Saver(AsyncPostgresSaver):
             # One statement may not write a row twice: of the same index the last one stays, or the first.
             rows = list({row[5]: row for row in (dumped if replaces else reversed(dumped))}.values())
             rows = rows if replaces else [self._write_as_difference(row) for row in rows]
-            await self._write(_Rows(self._claim, **{"replaced" if replaces else "writes": rows}))
+            await self._write(Rows(self._claim, **{"replaced" if replaces else "writes": rows}))
         except BaseException as error:
             written.set_exception(error if isinstance(error, Exception) else Stopped("the write was cancelled"))
             written.exception()  # whoever waits is told; nobody has to
             raise
         written.set_result(None)
 
-    async def _write(self, rows: _Rows, after: Sequence[asyncio.Future[None]] = ()) -> None:
+    async def _write(self, rows: Rows, after: Sequence[asyncio.Future[None]] = ()) -> None:
         self._thread.is_empty = False
         if not await self._group.commit(self._claim, rows, rows.size(), after):
             raise LeaseLost("job {} is no longer held under fence {}".format(*self._claim))
@@ -380,38 +351,3 @@ def _split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _is_long(value: Any) -> bool:
     return isinstance(value, str) and len(value) > _LONG
-
-
-async def _commit(connection: AsyncConnection[DictRow], works: Sequence[_Rows], alone: bool) -> Mapping[Hashable, bool]:
-    """Write what belongs to claims that hold; returns these."""
-    claims = {work.claim for work in works}
-    parameters: dict[str, Any] = {
-        "job_ids": Texts(job_id for job_id, _ in claims),
-        "fences": Bigints(fence for _, fence in claims),
-    }
-    tables = []
-    for table, names in _COLUMNS.items():
-        rows = [(*work.claim, *row) for work in works for row in getattr(work, table)]
-        if not rows:
-            continue
-        if table in _REPLACING:  # one statement may not write a row twice
-            rows = list({itemgetter(*_REPLACING[table])(row): row for row in rows}.values())
-        columns = zip(*rows, strict=True)
-        parameters |= {
-            f"{table}_{name}": _ARRAYS.get(name, Texts)(column) for name, column in zip(names, columns, strict=True)
-        }
-        tables.append(table)
-    cursor = await connection.execute(_statement(tuple(tables), alone), parameters, binary=True)
-    return {(row["job_id"], row["fence"]): True for row in await cursor.fetchall()}
-
-
-@cache
-def _statement(tables: tuple[str, ...], alone: bool) -> str:
-    """It writes to these tables only, since every one that it names takes time."""
-    held = SQL["held"].replace(" skip locked", "") if alone else SQL["held"]
-    return f"with {', '.join([held, *map(TABLES.__getitem__, tables)])}" + SQL["commit"]
-
-
-def savers_of(pool: Pool) -> Group:
-    """Where the savers of one process meet."""
-    return GroupCommit(pool, _commit, is_patient=True)

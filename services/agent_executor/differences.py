@@ -22,7 +22,10 @@ _WINDOW = 2**16
 _STEP = 4
 _MAX_PIECES = 64
 _EFFORT = 4
-"""How many times the base's length is looked through for anchors, at most."""
+_MAX_EFFORT = 2**24
+"""How many bytes are looked through for anchors, at most; and how many times the length of the shorter of the two."""
+_AT_ONCE = 1024
+"""Through how many pieces ranges are looked up, at most: making a value in between costs less than more of them."""
 
 
 _Range = tuple[int, int]
@@ -64,7 +67,7 @@ def between(base: bytes, value: bytes) -> bytes:
 def applied(base: bytes, differences: Sequence[bytes]) -> bytes:
     """The value that the last of `differences` tells, each being one to the value before it, and the first to `base`.
 
-    No value in between is made: what the last one needs is looked up through all of them.
+    Few values in between are made: what is needed is looked up through as many differences as have few pieces together.
 
     Raises:
         Damaged: they do not fit together, or the value is not the one that was written.
@@ -75,15 +78,36 @@ def applied(base: bytes, differences: Sequence[bytes]) -> bytes:
     lengths = [len(base), *(each.length for each in read)]
     if [each.base_length for each in read] != lengths[:-1]:
         raise Damaged("it is a difference to something else")
-    value = bytearray(lengths[-1])
-    needed = [(0, 0, lengths[-1])]  # where it goes, and which range of the version at hand
-    for difference in reversed(read):
-        needed = [each for wanted in needed for each in _looked_up(difference, wanted, value)]
-    for at, start, end in needed:
-        value[at : at + end - start] = memoryview(base)[start:end]
+    value: bytes | bytearray = base
+    for some in _together(read):
+        value = _at_once(value, some)
     if zlib.crc32(value) != read[-1].checksum:
         raise Damaged("its checksum does not hold")
     return bytes(value)
+
+
+def _together(differences: Sequence[_Difference]) -> Iterator[list[_Difference]]:
+    """Those that are undone at once."""
+    some: list[_Difference] = []
+    count = 0
+    for difference in differences:
+        count += len(difference.pieces)
+        if some and count > _AT_ONCE:
+            yield some
+            some, count = [], len(difference.pieces)
+        some.append(difference)
+    yield some
+
+
+def _at_once(base: bytes | bytearray, differences: Sequence[_Difference]) -> bytearray:
+    length = differences[-1].length
+    value = bytearray(length)
+    needed = [(0, 0, length)]  # where it goes, and which range of the version at hand
+    for difference in reversed(differences):
+        needed = [each for wanted in needed for each in _looked_up(difference, wanted, value)]
+    for at, start, end in needed:
+        value[at : at + end - start] = memoryview(base)[start:end]
+    return value
 
 
 def _looked_up(
@@ -134,7 +158,7 @@ def _pieces(base: bytes, value: bytes) -> list[tuple[int, int, int]]:
     tail = _alike_at_end(base, (start, len(base)), mine, (at, len(value)))
     end, at_end = len(base) - tail, len(value) - tail
     pieces = [(0, 0, start)]
-    effort = _EFFORT * len(base)
+    effort = min(_EFFORT * min(len(base), len(value)), _MAX_EFFORT)
     while start < end and len(pieces) < _MAX_PIECES:
         found, effort = _found(base, (start, end), mine, (at, at_end), effort)
         if found is None:
@@ -155,7 +179,7 @@ def _found(
     ahead = 0
     while effort > 0 and of[0] + ahead + _ANCHOR <= of[1]:
         at = of[0] + ahead
-        stop = min(end, start + _WINDOW + _STEP**2 * ahead)
+        stop = min(end, start + _WINDOW + _STEP**2 * ahead, start + effort)
         found = base.find(mine[at : at + _ANCHOR], start, stop)
         if found >= 0:
             return (found, at), effort - (found - start)

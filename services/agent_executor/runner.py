@@ -21,7 +21,7 @@ from langgraph.runtime import RunControl
 from langgraph.types import Command, Interrupt, PregelTask
 from pydantic import ValidationError
 
-from . import checkpoints, graph, validation
+from . import checkpoint_commits, checkpoints, graph, validation
 from .bases import Bases
 from .database import Pool
 from .definition import Definition, GraphReference
@@ -64,7 +64,7 @@ class Runner:
         error_detail: Literal["full", "message"] = "full",
     ) -> None:
         self._pool = pool
-        self._savers = checkpoints.savers_of(pool)
+        self._savers = checkpoint_commits.savers_of(pool)
         self._bases = Bases()
         self._builder = graph.Builder(credentials_of)
         self._sandbox = sandbox

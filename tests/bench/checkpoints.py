@@ -12,7 +12,8 @@ from typing import Any
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 from agent_executor import database, job, migrate
-from agent_executor.checkpoints import Saver, savers_of
+from agent_executor.checkpoint_commits import savers_of
+from agent_executor.checkpoints import Saver
 from agent_executor.database import Pool
 from agent_executor.ledger import Ledger
 from tests.bench import plain

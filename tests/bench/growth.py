@@ -27,7 +27,8 @@ from psycopg_pool import AsyncConnectionPool
 
 from agent_executor import database, job, migrate
 from agent_executor.bases import Bases
-from agent_executor.checkpoints import Saver, savers_of
+from agent_executor.checkpoint_commits import savers_of
+from agent_executor.checkpoints import Saver
 from agent_executor.ledger import Ledger
 from tests.bench.figures import Figure, compared, side_by_side
 from tests.definitions import DATA

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import operator
+import random
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, TypedDict
 
@@ -14,9 +15,10 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.graph import END, START, StateGraph
 from psycopg.errors import DataError, UntranslatableCharacter
 
-from agent_executor import checkpoints, job
+from agent_executor import checkpoint_commits, job
 from agent_executor import database as connections
-from agent_executor.checkpoints import Saver, savers_of
+from agent_executor.checkpoint_commits import savers_of
+from agent_executor.checkpoints import Saver
 from agent_executor.errors import DamagedCheckpoint, LeaseLost, Unavailable
 from agent_executor.group_commit import GroupCommit
 from agent_executor.ledger import Claim, Ledger
@@ -232,7 +234,7 @@ async def test_a_write_waits_for_a_database_that_is_away(pool: connections.Pool,
     async def flaky(connection: Any, works: Any, alone: bool) -> Any:
         if failures:
             raise failures.pop()
-        return await checkpoints._commit(connection, works, alone)
+        return await checkpoint_commits.commit(connection, works, alone)
 
     saver = Saver(pool, claim.job_id, claim.fence, group=GroupCommit(pool, flaky, is_patient=True))
     saved = await put(saver, x=["y"])
@@ -398,6 +400,37 @@ async def test_a_channel_that_becomes_one_of_differences_begins_with_what_it_was
     history = await saver.aget_delta_channel_history(config=state.config, channels=["items"])
     before = await growing(saver, 3).aget_state(state.parent_config)
     assert history["items"]["seed"] == before.values["items"]
+
+
+async def test_versions_stay_apart_where_a_node_seeds_pythons_random(
+    saver: Saver, pool: connections.Pool, database: Database
+) -> None:
+    """A version's row is written once: two values of one version would be one, and a difference to the other."""
+
+    def seed(state: Grown) -> Any:
+        random.seed(1)
+        return {"items": [f"{len(state['items'])}: {'x' * 500}"]}
+
+    graph = growing(saver, 3, seed)
+    await graph.ainvoke(MANY, THREAD, durability="sync")
+    history = [each async for each in graph.aget_state_history(THREAD)]
+    older = next(each for each in history if len(each.values["items"]) == 101)
+    random.seed(1)
+    forked = await graph.aupdate_state(older.config, {"items": ["fork"]})
+    found = await graph.ainvoke(None, forked, durability="sync")
+    graph = growing(Saver(pool, "a", 1), 3)
+    assert (await graph.aget_state(forked)).values["items"] == [*older.values["items"], "fork"]
+    assert (await graph.aget_state(THREAD)).values == found
+    assert (await graph.aget_state(history[0].config)).values == history[0].values
+
+
+async def test_a_channel_that_is_said_to_be_empty_is_read(saver: Saver, database: Database) -> None:
+    """As older versions of LangGraph's saver say it."""
+    await put(saver, items=["x"], gone=["y"])
+    rows(database, "update checkpoint_blobs set type = 'empty', blob = null where channel = 'gone'")
+    found = await saver.aget_tuple(place())
+    assert found is not None
+    assert found.checkpoint["channel_values"] == {"items": ["x"]}
 
 
 async def test_a_text_that_langgraphs_saver_wrote_is_kept(saver: Saver, pool: connections.Pool) -> None:

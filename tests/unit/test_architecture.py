@@ -35,6 +35,7 @@ ADAPTERS = {
         "ledger",
         "leases",
         "checkpoints",
+        "checkpoint_commits",
         "bases",
         "stream",
         "outbox",

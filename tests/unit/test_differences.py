@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -49,6 +50,49 @@ def test_what_was_cut_off_or_changed_is_an_error_or_does_not_matter(data: st.Dat
             assert applied(base, [damaged]) == value
         except Damaged:
             continue
+
+
+def test_a_long_chain_of_many_changes_is_undone_in_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each change is a range of its own, to be looked up through all differences before it."""
+    steps = 0
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        return looked_up(*arguments)
+
+    looked_up = differences._looked_up
+    monkeypatch.setattr(differences, "_looked_up", counted)
+    chosen = random.Random(1)
+    versions = [chosen.randbytes(1_000_000)]
+    for _ in range(60):
+        changed = bytearray(versions[-1])
+        for at in chosen.sample(range(len(changed)), 50):
+            changed[at] ^= 1
+        versions.append(bytes(changed))
+    chain = [between(one, other) for one, other in pairwise(versions)]
+    assert sum(map(len, chain)) < len(chain) * 5000
+    assert applied(versions[0], chain) == versions[-1]
+    assert steps < 50_000
+
+
+class Searched(bytes):
+    """Counts how much of it is looked through."""
+
+    effort = 0
+
+    def find(self, sub: Any, start: Any = 0, end: Any = None) -> int:
+        """As `bytes.find`."""
+        found = super().find(sub, start, end)
+        self.effort += (end if found < 0 else found) - start
+        return found
+
+
+@pytest.mark.parametrize(("size", "other", "most"), [(2**21, 2**14, 2**16), (2**25, 2**25, 2**24)])
+def test_what_is_not_alike_is_given_up_soon(size: int, other: int, most: int) -> None:
+    base, value = Searched(b"a" * size), b"b" * other
+    assert len(between(base, value)) > other
+    assert base.effort <= most
 
 
 def test_another_base_is_told() -> None:

@@ -12,6 +12,7 @@ from agent_executor import (
     api_keys,
     audit,
     audit_command,
+    checkpoint_commits,
     checkpoints,
     leases,
     ledger,
@@ -27,6 +28,7 @@ PACKAGE = Path(sql.__file__).parent
 USED = re.compile(r'SQL\["(\w+)"\]|_(?:rows|write)\(\s*"(\w+)"')
 MODULES = {
     **{"ledger": ledger.SQL, "outbox": outbox.SQL, "leases": leases.SQL, "checkpoints": checkpoints.SQL},
+    "checkpoint_commits": checkpoint_commits.SQL,
     **{"api_keys": api_keys.SQL, "api_key_command": api_key_command.SQL},
     **{"audit": audit.SQL, "audit_command": audit_command.SQL},
     **{"quotas": quotas.SQL, "places": places.SQL, "tenant_command": tenant_command.SQL},
@@ -54,7 +56,7 @@ def test_every_file_has_its_module() -> None:
 def test_a_query_is_the_statement_below_its_name(file: str) -> None:
     queries = sql.load(file)
     assert len(queries) == (PACKAGE / file).read_text().count("-- name: ")
-    fragments = {"held", *checkpoints.TABLES} if file == "checkpoints.sql" else set()
+    fragments = {"held", *checkpoint_commits.TABLES} if file == "checkpoint_commits.sql" else set()
     assert {name for name, text in queries.items() if not text.strip().endswith(";")} == fragments
     assert not any("-- name:" in text for text in queries.values())
 
