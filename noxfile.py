@@ -33,6 +33,12 @@ TESTING = {
     "VAULT_TOKEN": os.environ.get("VAULT_TOKEN", "root"),
 }
 
+# More than cores, since tests wait for processes too.
+WORKERS = min(4, (os.cpu_count() or 1) + 1)
+# A worker has no terminal, and none is to be had without xdist.
+NEED_ONE_PROCESS = {"--pdb", "--trace", "-s", "--capture=no", "no:xdist", "-pno:xdist"}
+CHOOSE_FEW = {"-k", "--lf", "--last-failed", "--sw", "--stepwise"}
+
 TESTS_PATH = os.environ.get("TESTS_PATH") or "tests/e2e/test_agent_executor_e2e.py"
 ARTIFACTS_DIR = os.environ.get("ARTIFACTS_DIR") or "artifacts"
 
@@ -64,11 +70,16 @@ def stdout_reserved() -> Iterator[Callable[[str], object]]:
         os.close(reserved)
 
 
-def tests(session: nox.Session, stage: str, *options: str) -> None:
+def are_named(session: nox.Session) -> bool:
+    """Whether the arguments name files or directories of tests."""
+    return any(Path(word.partition("::")[0]).exists() for word in session.posargs)
+
+
+def tests(session: nox.Session, stage: str, *workers: str) -> None:
     """Run tests/<stage>, or what is named of it, with coverage, between banner and verdict; arguments go to pytest."""
-    pytest = ("python", "-m", "pytest", "-p", "tier3.verdict", f"--stage={stage}", "--cov", HTML, *options)
-    are_named = any(Path(word.partition("::")[0]).exists() for word in session.posargs)
-    session.run(*pytest, *([] if are_named else [f"tests/{stage}"]), *session.posargs, env=TESTING)
+    pytest = ("python", "-m", "pytest", "-p", "tier3.verdict", f"--stage={stage}", "--cov", HTML)
+    spread = workers if NEED_ONE_PROCESS.isdisjoint(session.posargs) else ()
+    session.run(*pytest, *spread, *([] if are_named(session) else [f"tests/{stage}"]), *session.posargs, env=TESTING)
 
 
 @nox.session(tags=["local", "ci"])
@@ -82,9 +93,13 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(tags=["local", "ci"])
 def unit(session: nox.Session) -> None:
-    """Fast tests that need no server, with coverage. Arguments go to pytest."""
+    """Fast tests that need no server, with coverage. Arguments go to pytest.
+
+    All of them on some processes at once, but those that -k, --lf or a file chooses in one, which starts sooner.
+    """
     sync(session, "test")
-    tests(session, "unit")
+    are_few = are_named(session) or not CHOOSE_FEW.isdisjoint(session.posargs)
+    tests(session, "unit", *([] if are_few else [f"--numprocesses={WORKERS}", "--dist=worksteal"]))
 
 
 @nox.session(tags=["local", "ci"])

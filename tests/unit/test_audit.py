@@ -262,7 +262,7 @@ async def test_what_an_event_asks_is_known_when_it_was_read(http: httpx.AsyncCli
     assert (refused.action, refused.job_id) == ("resume", "job-1")
 
 
-@pytest.mark.parametrize("credential", [new_key().text, JWT])
+@pytest.mark.parametrize("credential", [new_key().text, JWT], ids=["key", "token"])
 async def test_a_credential_in_the_place_of_an_id_is_not_written(
     http: httpx.AsyncClient, service: FakeService, credential: str
 ) -> None:

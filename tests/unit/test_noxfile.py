@@ -1,13 +1,18 @@
-"""noxfile.py, read without nox: the sessions that the contract names, and that each explains itself."""
+"""noxfile.py, without nox: sessions that the contract names, that each explains itself, and what runs on workers."""
 
 from __future__ import annotations
 
 import ast
+import runpy
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-SOURCE = ast.parse((Path(__file__).parents[2] / "noxfile.py").read_text())
+ROOT = Path(__file__).parents[2]
+SOURCE = ast.parse((ROOT / "noxfile.py").read_text())
 LINE = 120
 CONTRACT = ["lint", "unit", "integration", "e2e", "run", "build", "migrations", "vault_init", "populate_secrets"]
 
@@ -86,3 +91,46 @@ def test_run_is_never_called_by_ci() -> None:
 @pytest.mark.parametrize("name", SESSIONS)
 def test_a_session_is_about_ten_lines(name: str) -> None:
     assert len(ast.unparse(SESSIONS[name]).splitlines()) <= 16
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The noxfile's functions, bare of nox."""
+    bare = SimpleNamespace(options=SimpleNamespace(), session=lambda **_: lambda function: function)
+    monkeypatch.setitem(sys.modules, "nox", bare)
+    monkeypatch.chdir(ROOT)
+    return runpy.run_path("noxfile.py")
+
+
+def _words_of_pytest(session: Any, *arguments: str) -> list[str]:
+    ran: list[str] = []
+    session(SimpleNamespace(venv_backend="none", posargs=[*arguments], run=lambda *words, env: ran.extend(words)))
+    return ran
+
+
+@pytest.mark.parametrize("arguments", [[], ["-x"], ["--no-cov"], ["-n", "8"]], ids=" ".join)
+def test_all_of_unit_runs_on_bounded_workers(sessions: dict[str, Any], arguments: list[str]) -> None:
+    words = _words_of_pytest(sessions["unit"], *arguments)
+    assert {f"--numprocesses={n}" for n in (2, 3, 4)} & {*words}
+    assert words[-1 - len(arguments) :] == ["tests/unit", *arguments]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["tests/unit/test_job.py"], ["tests/unit/test_job.py::test_x"], ["-k", "job"], ["--lf"]], ids=" ".join
+)
+def test_what_is_chosen_of_unit_runs_in_one_process(sessions: dict[str, Any], arguments: list[str]) -> None:
+    assert not [word for word in _words_of_pytest(sessions["unit"], *arguments) if "numprocesses" in word]
+
+
+@pytest.mark.parametrize("stage", ["unit", "integration"])
+@pytest.mark.parametrize("arguments", [["--pdb"], ["--trace"], ["-s"], ["-p", "no:xdist"]], ids=" ".join)
+def test_what_workers_cannot_do_is_done_without_them(
+    sessions: dict[str, Any], stage: str, arguments: list[str]
+) -> None:
+    words = _words_of_pytest(sessions[stage], *arguments)
+    assert not [word for word in words if word.startswith(("--numprocesses", "--dist"))]
+
+
+@pytest.mark.parametrize("arguments", [[], ["tests/integration/test_jobs.py"]], ids=" ".join)
+def test_integration_runs_on_workers_also_where_files_are_named(sessions: dict[str, Any], arguments: list[str]) -> None:
+    assert "--numprocesses=3" in _words_of_pytest(sessions["integration"], *arguments)
