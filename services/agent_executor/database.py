@@ -67,7 +67,7 @@ def pool(dsn: Dsn, max_size: int) -> Pool:
             "row_factory": dict_row,
             "prepare_threshold": 0,
             "connect_timeout": _CONNECT_S,
-            "client_encoding": "utf8",
+            "client_encoding": "utf8",  # as `arrays` sends texts
         },
         connection_class=AsyncConnection[DictRow],
         check=_check,
