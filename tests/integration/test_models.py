@@ -51,12 +51,16 @@ def model_server() -> Iterator[ModelServer]:
 def service(
     stack: Stack, template: str, model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """A service that has keys: OpenAI's in Vault, Anthropic's in its environment. Its jobs are no other service's."""
+    """A service that has keys: OpenAI's in Vault, Anthropic's in its environment. Its jobs and secrets are no other service's."""
     stack.postgres.create_database("models", template)
     client = hvac.Client(url=stack.vault.addr, token=stack.vault.token)
     secret = {"api_key": OPENAI_KEY, "base_url": model_server.openai_url}
-    client.secrets.kv.v2.create_or_update_secret("agent-executor/llm-providers/openai", secret=secret)
-    environment = {"ANTHROPIC_API_KEY": ANTHROPIC_KEY, "ANTHROPIC_BASE_URL": model_server.anthropic_url}
+    client.secrets.kv.v2.create_or_update_secret("of-models/llm-providers/openai", secret=secret)
+    environment = {
+        "VAULT_PATH": "of-models",
+        "ANTHROPIC_API_KEY": ANTHROPIC_KEY,
+        "ANTHROPIC_BASE_URL": model_server.anthropic_url,
+    }
     directory = tmp_path_factory.mktemp("models")
     with Nats(directory) as nats, Redis(directory) as redis:
         place = surroundings(Database(stack.postgres, "models"), nats, redis, stack)
