@@ -51,7 +51,7 @@ def model_server() -> Iterator[ModelServer]:
 def service(
     stack: Stack, template: str, model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """A service that has keys: OpenAI's in Vault, Anthropic's in its environment. Nothing of it is another service's."""
+    """A service that has keys: OpenAI's in Vault, Anthropic's in its environment. It shares nothing of its own."""
     stack.postgres.create_database("models", template)
     client = hvac.Client(url=stack.vault.addr, token=stack.vault.token)
     secret = {"api_key": OPENAI_KEY, "base_url": model_server.openai_url}
