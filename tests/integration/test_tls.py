@@ -133,6 +133,7 @@ async def nats(host: str, port: int, cacert: str | None, monkeypatch: pytest.Mon
     connecting = asyncio.create_task(client.connect(**broker.server(lambda: url, lambda: None), error_cb=fail))
     await asyncio.wait({connecting, failed}, return_when=asyncio.FIRST_COMPLETED)
     connecting.cancel()
+    await asyncio.wait({connecting})
     try:
         if failed.done():
             await failed
