@@ -108,7 +108,8 @@ class Outbox:
             await self._hand_out()
         while await self.flush():
             pass
-        await self._recorded()
+        async with self._delivering:
+            await self._recorded()
 
     async def _in_hand_and_due(self) -> None:
         while self._in_hand or self._is_to_look or time.monotonic() - self._looked_at >= POLL_S:
@@ -134,8 +135,10 @@ class Outbox:
             self._recording = asyncio.create_task(self._record(done))
 
     async def _recorded(self) -> None:
-        if self._recording is not None:
-            await self._recording
+        """Wait for the record that is under way; one that failed is told once, and stops no later delivery."""
+        recording, self._recording = self._recording, None
+        if recording is not None:
+            await recording
 
     async def _record(self, done: list[str]) -> None:
         try:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import psycopg
 import pytest
 
 from agent_executor import database as connections
@@ -140,3 +141,18 @@ async def test_draining_delivers_what_is_in_hand_and_what_is_due(house: House, d
     await house.ledger.finish(claim, DONE, None)
     await house.outbox.drain()
     assert (waiting(database), sorted(house.told)) == ([], sorted([outcome_id("a", 1), outcome_id("b", 1)]))
+
+
+async def test_a_record_that_fails_stops_no_later_delivery(
+    house: House, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await house.claimed(), await house.claimed("b")
+    await house.ledger.finish(first, DONE, None)
+    with monkeypatch.context() as broken:
+        broken.setitem(outbox.SQL, "published", "select 1 / 0 where %(msg_ids)s::text[] is not null")
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            await house.outbox.drain()
+    await house.ledger.finish(second, DONE, None)
+    await house.outbox.drain()
+    assert house.told == [outcome_id("a", 1), outcome_id("b", 1)]
+    assert [msg_id for msg_id, _, _ in waiting(database)] == [outcome_id("a", 1)]
