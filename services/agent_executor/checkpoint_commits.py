@@ -55,6 +55,12 @@ class Rows:
         return sum(len(value) for row in rows for value in row if isinstance(value, str | bytes))
 
 
+def joined(several: Sequence[Rows]) -> Rows:
+    """What several calls of a saver write, as one."""
+    rows = {table: [row for each in several for row in getattr(each, table)] for table in _COLUMNS}
+    return Rows(several[0].claim, **rows)
+
+
 Group = GroupCommit[Rows, bool]
 
 

@@ -5,12 +5,14 @@
 
 -- name: held
 -- The claims that hold: the jobs' rows are locked against a new claim (FOR SHARE). A row that somebody has locked is passed
--- over in company, and waited for alone: nobody waits for another job's lock.
+-- over in company, and waited for alone: nobody waits for another job's lock. Why `lateral`, ledger.sql says.
 held as materialized (
-    select jobs.job_id, jobs.fence
-    from unnest(%(job_ids)s::text[], %(fences)s::bigint[]) as claims (job_id, fence)
-        join jobs on jobs.job_id = claims.job_id and jobs.fence = claims.fence and jobs.status = 'running'
-    for share of jobs skip locked
+    select jobs.*
+    from unnest(%(job_ids)s::text[], %(fences)s::bigint[]) as claims (job_id, fence) cross join lateral (
+        select job_id, fence from jobs
+        where jobs.job_id = claims.job_id and jobs.fence = claims.fence and jobs.status = 'running'
+        for share skip locked
+    ) as jobs
 )
 
 -- name: blobs

@@ -12,8 +12,8 @@ import asyncio
 import json
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -39,7 +39,7 @@ from psycopg.rows import DictRow
 
 from . import database, differences, sql
 from .bases import PREFIX, SMALLEST, Base, Bases, stored, whole
-from .checkpoint_commits import Claimed, Group, Rows, savers_of
+from .checkpoint_commits import Claimed, Group, Rows, joined, savers_of
 from .database import Pool, persistently
 from .errors import DamagedCheckpoint, LeaseLost, Stopped
 from .redaction import redact
@@ -60,8 +60,11 @@ _Place = tuple[str, str, str]
 class _Thread:
     """What a saver knows of its thread. langgraph copies savers, and the copies have to know it, too."""
 
+    is_new: bool
     is_empty: bool
     has_asked: bool = False
+    inputs: list[tuple[Rows, asyncio.Future[None]]] = field(default_factory=list)
+    """First checkpoints, which are written with what comes next."""
     texts: dict[_Place, str] = field(default_factory=dict)
     """Which version of a long text is known to stand in a blob."""
 
@@ -71,6 +74,9 @@ class Saver(AsyncPostgresSaver):
 
     It makes objects of langgraph's own safe types (messages, Command, Send, dates, ...); in strict mode langgraph adds
     those that the state schema of the graph at hand declares. Everything else comes back as plain data.
+
+    Of a job's first run, the checkpoint of an input is written with whatever comes next of the job, and `aput` does not
+    wait: langgraph makes another one before it starts a node, and the input itself is in the ledger.
 
     Reads and writes are patient: while PostgreSQL is away they are tried again, until the worker ends the run because
     it could not renew the lease.
@@ -103,7 +109,7 @@ class Saver(AsyncPostgresSaver):
         self._bases = bases or Bases()
         self._claim: Claimed = (job_id, fence)
         self._usage_at = usage_at
-        self._thread = _Thread(is_empty=is_new)
+        self._thread = _Thread(is_new=is_new, is_empty=is_new)
         self._writing: defaultdict[tuple[str, str], list[asyncio.Future[None]]] = defaultdict(list)
 
     def get_next_version(self, current: str | None, channel: None) -> str:
@@ -236,11 +242,23 @@ class Saver(AsyncPostgresSaver):
         saved = (json.dumps({**checkpoint, "channel_values": inline}), json.dumps(described))
         put = (thread_id, namespace, checkpoint["id"], parent_id, *saved)
         before = self._writing.pop((namespace, parent_id), ()) if parent_id is not None else ()
-        await self._write(Rows(self._claim, puts=[put], blobs=blobs), before)
-        for where, base in bases.items():
-            self._bases.keep(self._claim, where, base)
-            self._thread.texts[where] = base.version
-        return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
+        rows = Rows(self._claim, puts=[put], blobs=blobs)
+        saved_as = {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}
+        if self._thread.is_new and metadata.get("source") == "input" and parent_id is None and not bases:
+            self._thread.is_empty = False
+            self._thread.inputs.append((rows, self._written(namespace, checkpoint["id"])))
+        else:
+            await self._write(rows, before)
+            for where, base in bases.items():
+                self._bases.keep(self._claim, where, base)
+                self._thread.texts[where] = base.version
+        return {"configurable": saved_as}
+
+    def _written(self, namespace: str, checkpoint_id: str) -> asyncio.Future[None]:
+        """What the checkpoint after this one is not to be written without."""
+        written = asyncio.get_running_loop().create_future()
+        self._writing[namespace, checkpoint_id].append(written)
+        return written
 
     def _as_differences(self, dumped: Sequence[tuple[Any, ...]]) -> tuple[list[tuple[Any, ...]], dict[_Place, Base]]:
         """Rows of blobs as they are stored, and what they are bases as, once they are committed."""
@@ -273,33 +291,45 @@ class Saver(AsyncPostgresSaver):
         self._thread.has_asked |= any(channel == INTERRUPT for channel, _ in writes)
         place = config["configurable"]
         thread_id, namespace, checkpoint_id = place["thread_id"], place["checkpoint_ns"], place["checkpoint_id"]
-        written = asyncio.get_running_loop().create_future()
-        self._writing[namespace, checkpoint_id].append(written)
-        try:
+        with _telling(self._written(namespace, checkpoint_id)):
             replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
             dumped = self._dump_writes(thread_id, namespace, checkpoint_id, task_id, task_path, writes)
             # One statement may not write a row twice: of the same index the last one stays, or the first.
             rows = list({row[5]: row for row in (dumped if replaces else reversed(dumped))}.values())
             rows = rows if replaces else [self._write_as_difference(row) for row in rows]
             await self._write(Rows(self._claim, **{"replaced" if replaces else "writes": rows}))
-        except BaseException as error:
-            written.set_exception(error if isinstance(error, Exception) else Stopped("the write was cancelled"))
-            written.exception()  # whoever waits is told; nobody has to
-            raise
-        written.set_result(None)
 
     async def _write(self, rows: Rows, after: Sequence[asyncio.Future[None]] = ()) -> None:
         self._thread.is_empty = False
-        if not await self._group.commit(self._claim, rows, rows.size(), after):
-            raise LeaseLost("job {} is no longer held under fence {}".format(*self._claim))
+        inputs, self._thread.inputs = self._thread.inputs, []
+        rows = joined([*(each for each, _ in inputs), rows]) if inputs else rows
+        with _telling(*(written for _, written in inputs)):
+            if not await self._group.commit(self._claim, rows, rows.size(), after):
+                raise LeaseLost("job {} is no longer held under fence {}".format(*self._claim))
 
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
         """Every read of the saver goes through here, and its deletions."""
+        if self._thread.inputs:
+            await self._write(Rows(self._claim))
         with database.answering():
             async with super()._cursor(pipeline=pipeline) as cursor:
                 with database.severed_after(cursor.connection, database.LIMIT_S):
                     yield cursor
+
+
+@contextmanager
+def _telling(*written: asyncio.Future[None]) -> Iterator[None]:
+    """Tell whoever stands on what the block writes how it went."""
+    try:
+        yield
+    except BaseException as error:
+        for each in written:
+            each.set_exception(error if isinstance(error, Exception) else Stopped("the write was cancelled"))
+            each.exception()  # whoever waits is told; nobody has to
+        raise
+    for each in written:
+        each.set_result(None)
 
 
 class _Differs(Exception):

@@ -1,12 +1,15 @@
 -- Every query on the jobs table, its answers and its outbox. Each has a name, loaded by `ledger`, and one idea.
 -- Times are the database's; a worker's clock decides nothing. What serves a caller takes the caller's tenant, and finds no
 -- job of another; workers see all jobs.
+-- Jobs that a list names are looked up one by one, in subqueries (`lateral`) that cannot become joins: PostgreSQL keeps the
+-- plan of a prepared statement, and a join that was planned when there were few jobs reads all of them.
 
 -- name: accept
 -- Take jobs in and wake workers. Those do not come back whose id is taken, by whomever, or whose event's source and id are
 -- within the tenant; nor those of a tenant whose room for queued jobs is less than it asks for here, or whose submits of
 -- this minute are used up. What a tenant uses is charged by an update of its one row, which others wait for and then look
--- at again. Rows are locked and inserted in one order, so that no two processes wait for each other.
+-- at again; an event under another job's id, which the insert finds, is charged as well. Rows are locked and inserted in one
+-- order, so that no two processes wait for each other.
 -- Up to `slots` of them are claimed at once, by `owner`, as `claim` would do it: if no other job waits, whose turn it would
 -- be, and no tenant's running jobs have to be counted.
 with asked as (
@@ -19,10 +22,7 @@ with asked as (
     )
 ), new as (
     select * from asked
-    where not exists (select from jobs where jobs.job_id = asked.job_id) and not exists (
-        select from jobs
-        where jobs.tenant = asked.tenant and jobs.source = asked.source and jobs.event_id = asked.event_id
-    )
+    where (select jobs.job_id from jobs where jobs.job_id = asked.job_id) is null
 ), allowed as (
     select tenant, jobs, coalesce(max_queued_jobs, %(max_queued_jobs)s) as queued,
         coalesce(max_submits_per_minute, %(max_submits_per_minute)s) as submits,
@@ -145,11 +145,14 @@ with recursive silent as (
     select jobs.job_id, false as excused
     from unnest(array(select job_id from candidates order by place, due_at, job_id))
         with ordinality as candidate (job_id, turn)
-    join jobs on jobs.job_id = candidate.job_id
-    where status = 'queued' and due_at <= now()
+    cross join lateral (
+        select job_id, due_at from jobs
+        where jobs.job_id = candidate.job_id and status = 'queued'
+        for update skip locked
+    ) as jobs
+    where due_at <= now()
     order by turn
     limit %(slots)s - (select count(*) from silent)
-    for update of jobs skip locked
 ), found as (
     select * from silent union all select * from waiting
 )
@@ -195,9 +198,12 @@ with ended as (
         %(errors)s::text[], %(usages)s::text[], %(outcome_ids)s::text[], %(event_counts)s::int[]
     ) as ended (job_id, tenant, fence, status, result, error, usage, outcome_id, event_count)
 ), held as materialized (
-    select job_id, tenant, fence from ended join jobs using (job_id, tenant, fence)
-    where jobs.status = 'running'
-    for update of jobs skip locked
+    select jobs.* from ended cross join lateral (
+        select job_id, tenant, fence from jobs
+        where jobs.job_id = ended.job_id and jobs.fence = ended.fence and jobs.status = 'running'
+        for update skip locked
+    ) as jobs
+    where jobs.tenant = ended.tenant
 ), finished as (
     update jobs
     set status = ended.status, result = ended.result::json, error = ended.error::json,
@@ -216,7 +222,8 @@ with ended as (
 )
 select outcome_id, tenant, pg_notify('agent_executor_finished', job_id)::text from finished
 union all
-select outcome_id, tenant, '' from jobs join ended using (job_id, tenant, outcome_id);
+select outcome_id, tenant, '' from ended
+where (tenant, outcome_id) = (select jobs.tenant, jobs.outcome_id from jobs where jobs.job_id = ended.job_id);
 
 -- name: end
 -- Record an outcome that is not the worker's, and the events that announce it, together. No row comes back when the fence
