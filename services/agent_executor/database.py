@@ -98,10 +98,13 @@ def answering() -> Iterator[None]:
 async def connection(pool: Pool, limit_s: float = LIMIT_S) -> AsyncIterator[AsyncConnection[DictRow]]:
     """A connection of the pool, for `limit_s` at most. Raises Unavailable, as `answering` says."""
     with answering():
-        async with pool.connection() as taken:
+        taken = await pool.getconn()  # `pool.connection` would commit as well, which in autocommit there is no need for
+        try:
             with severed_after(taken, limit_s):
                 yield taken
             _answered_at[taken] = time.monotonic()
+        finally:
+            await pool.putconn(taken)
 
 
 @contextmanager
