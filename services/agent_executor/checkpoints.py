@@ -49,7 +49,7 @@ _BASES = SQL["bases"].strip().removesuffix(";")
 _WITH_BASES = (
     f"{AsyncPostgresSaver.SELECT_SQL.removesuffix('from checkpoints ')}, ({_BASES}) as bases from checkpoints "
 )
-_RANDOM = random.SystemRandom()
+_RANDOM = random.Random()  # noqa: S311 - no secret, but our own, which no node can seed
 _LONG = 4 * 2**10
 """Longer texts do not stand in the checkpoint itself, which is written at each step."""
 _Place = tuple[str, str, str]

@@ -29,6 +29,9 @@ SQL = sql.load("outbox.sql")
 _BATCH = 100
 _TIMEOUT_S = 5.0
 _HIDDEN_S = 15.0  # longer than a delivery and its record take
+_RECORD_S = (
+    0.05  # many deliveries are recorded together; whoever crashes meanwhile has them repeated under the same ids
+)
 _HEADERS_BYTES = 1024  # what NATS' max_payload counts besides the event
 
 Deliver = Callable[[str, str, dict[str, Any]], Awaitable[None]]
@@ -54,7 +57,9 @@ class Outbox:
         self.on_delivered: Callable[[set[str]], Awaitable[None]] | None = None
         self._in_hand: list[Letter] = []
         self._delivering = asyncio.Lock()
-        self._recording: asyncio.Task[None] | None = None
+        self._delivered: list[str] = []
+        self._recording = asyncio.Lock()
+        self._recorder: asyncio.Task[None] | None = None
         self._awake = asyncio.Event()
         self._is_to_look = True
         self._looked_at = 0.0
@@ -127,24 +132,33 @@ class Outbox:
             self._is_to_look = True
 
     async def _hand_out(self) -> None:
-        """Deliver what is in hand. It is recorded while the next is delivered."""
+        """Deliver what is in hand. It is recorded soon."""
         async with self._delivering:
             letters, self._in_hand = self._in_hand, []
-            done = await self._send(letters)
+            self._delivered += await self._send(letters)
+        if len(self._delivered) >= _BATCH:
             await self._recorded()
-            self._recording = asyncio.create_task(self._record(done))
+        if self._recorder is not None and self._recorder.done():
+            self._recorder.result()
+            self._recorder = None
+        if self._delivered and self._recorder is None:
+            self._recorder = asyncio.create_task(self._record_soon())
+
+    async def _record_soon(self) -> None:
+        while self._delivered:
+            await asyncio.sleep(_RECORD_S)
+            await self._recorded()
 
     async def _recorded(self) -> None:
-        """Wait for the record that is under way; one that failed is told once, and stops no later delivery."""
-        recording, self._recording = self._recording, None
-        if recording is not None:
-            await recording
-
-    async def _record(self, done: list[str]) -> None:
-        try:
-            await self._rows("published", msg_ids=done)
-        except Unavailable as error:  # they will be found due, and delivered again under the same ids
-            log.warning("outbox_unreadable", error=str(error))
+        """Record what was delivered; a record that fails is told once, and stops no later delivery."""
+        async with self._recording:
+            done, self._delivered = self._delivered, []
+            if not done:
+                return
+            try:
+                await self._rows("published", msg_ids=done)
+            except Unavailable as error:  # they will be found due, and delivered again under the same ids
+                log.warning("outbox_unreadable", error=str(error))
 
     async def _send(self, letters: Sequence[Letter]) -> list[str]:
         """Deliver these, and put off those that fail; returns the ids of the others."""
