@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -32,6 +33,8 @@ _BATCH_BYTES = 2**20
 _BUFFERED_EVENTS = 20_000
 _BUFFERED_BYTES = 64 * 2**20
 _PAUSE_S = 1.0
+_TURNS = 30
+_BEHIND_S = 0.002
 _TIMEOUT_S = 0.5
 FAILURES = (RedisError, OSError, TimeoutError)
 
@@ -178,6 +181,7 @@ class Publisher:
         """Send until cancelled."""
         while True:
             await self._more.wait()
+            await self._stand_back()
             batch = self._next()
             try:
                 await self._send(batch)
@@ -192,6 +196,14 @@ class Publisher:
             if not self._buffer:
                 self._more.clear()
                 self._idle.set()
+
+    async def _stand_back(self) -> None:
+        """Let the steps of jobs go first, which wait for the database next: meanwhile there is time to send."""
+        until = time.monotonic() + _BEHIND_S
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+            if time.monotonic() > until:
+                return
 
     async def flush(self, timeout_s: float) -> None:
         """Wait until everything queued was sent, at most `timeout_s`."""
