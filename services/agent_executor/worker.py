@@ -29,6 +29,7 @@ from .notify import wait
 from .stream import Channel, Publisher
 
 _RETRY_S = 1.0
+_TURNS = 5  # of the loop, in which the result goes out
 _STOPPING_S = 5.0
 _CLAIM_S = 2.0
 _RECONNECT_S = 5.0  # what another process's pool may take to find that PostgreSQL is back
@@ -285,9 +286,13 @@ class Worker:
             return
         await persistently(lambda: self._ledger.finish(claim, outcome, traceparent, channel.count))
         run.is_over = True
-        announce(channel, outcome)
-        metrics.jobs.labels(outcome.status.value).inc()
         took = time.monotonic() - run.started_at
+        try:
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
+        finally:
+            announce(channel, outcome)
+        metrics.jobs.labels(outcome.status.value).inc()
         metrics.job_duration.observe(took)
         log.info("job_finished", status=outcome.status.value, seconds=round(took, 3), **_error(outcome))
 
