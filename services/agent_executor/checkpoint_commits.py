@@ -83,13 +83,13 @@ async def commit(connection: AsyncConnection[DictRow], works: Sequence[Rows], al
             f"{table}_{name}": _ARRAYS.get(name, Texts)(column) for name, column in zip(names, columns, strict=True)
         }
         tables.append(table)
-    cursor = await connection.execute(_statement(tuple(tables), alone), parameters, binary=True)
+    cursor = await connection.execute(statement(tuple(tables), alone=alone), parameters, binary=True)
     return {(row["job_id"], row["fence"]): True for row in await cursor.fetchall()}
 
 
 @cache
-def _statement(tables: tuple[str, ...], alone: bool) -> str:
-    """It writes to these tables only, since every one that it names takes time."""
+def statement(tables: tuple[str, ...], *, alone: bool) -> str:
+    """What writes to these tables only, since every one that it names takes time."""
     held = SQL["held"].replace(" skip locked", "") if alone else SQL["held"]
     return f"with {', '.join([held, *map(TABLES.__getitem__, tables)])}" + SQL["commit"]
 

@@ -12,8 +12,8 @@ import asyncio
 import json
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -291,21 +291,34 @@ class Saver(AsyncPostgresSaver):
         self._thread.has_asked |= any(channel == INTERRUPT for channel, _ in writes)
         place = config["configurable"]
         thread_id, namespace, checkpoint_id = place["thread_id"], place["checkpoint_ns"], place["checkpoint_id"]
-        with _telling(self._written(namespace, checkpoint_id)):
+        written = self._written(namespace, checkpoint_id)
+        try:
             replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
             dumped = self._dump_writes(thread_id, namespace, checkpoint_id, task_id, task_path, writes)
             # One statement may not write a row twice: of the same index the last one stays, or the first.
             rows = list({row[5]: row for row in (dumped if replaces else reversed(dumped))}.values())
             rows = rows if replaces else [self._write_as_difference(row) for row in rows]
             await self._write(Rows(self._claim, **{"replaced" if replaces else "writes": rows}))
+        except BaseException as error:
+            _fail(error if isinstance(error, Exception) else Stopped("the write was cancelled"), written)
+            raise
+        written.set_result(None)
 
     async def _write(self, rows: Rows, after: Sequence[asyncio.Future[None]] = ()) -> None:
         self._thread.is_empty = False
         inputs, self._thread.inputs = self._thread.inputs, []
         rows = joined([*(each for each, _ in inputs), rows]) if inputs else rows
-        with _telling(*(written for _, written in inputs)):
+        try:
             if not await self._group.commit(self._claim, rows, rows.size(), after):
                 raise LeaseLost("job {} is no longer held under fence {}".format(*self._claim))
+        except asyncio.CancelledError:
+            self._thread.inputs[:0] = inputs  # whoever writes next takes them along, perhaps again
+            raise
+        except Exception as error:
+            _fail(error, *(written for _, written in inputs))
+            raise
+        for _, written in inputs:
+            written.set_result(None)
 
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
@@ -318,18 +331,10 @@ class Saver(AsyncPostgresSaver):
                     yield cursor
 
 
-@contextmanager
-def _telling(*written: asyncio.Future[None]) -> Iterator[None]:
-    """Tell whoever stands on what the block writes how it went."""
-    try:
-        yield
-    except BaseException as error:
-        for each in written:
-            each.set_exception(error if isinstance(error, Exception) else Stopped("the write was cancelled"))
-            each.exception()  # whoever waits is told; nobody has to
-        raise
+def _fail(error: Exception, *written: asyncio.Future[None]) -> None:
     for each in written:
-        each.set_result(None)
+        each.set_exception(error)
+        each.exception()  # whoever waits is told; nobody has to
 
 
 class _Differs(Exception):

@@ -62,15 +62,25 @@ def checkpoint(**values: Any) -> Any:
     return empty_checkpoint() | {"channel_values": values, "channel_versions": versions}
 
 
-async def put(saver: Saver, parent_id: str | None = None, thread: str = "a", **values: Any) -> str:
+async def put(
+    saver: Saver, parent_id: str | None = None, thread: str = "a", source: str = "loop", **values: Any
+) -> str:
     saved = checkpoint(**values)
-    metadata: Any = {"source": "loop", "step": 1, "parents": {}}
+    metadata: Any = {"source": source, "step": 1, "parents": {}}
     await saver.aput(place(parent_id, thread), saved, metadata, saved["channel_versions"])
     return str(saved["id"])
 
 
-async def test_it_conforms(saver: Saver) -> None:
+@pytest.fixture
+async def new_saver(pool: connections.Pool) -> Saver:
+    claim = await claimed(pool)
+    return Saver(pool, claim.job_id, claim.fence, is_new=True)
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+async def test_it_conforms(pool: connections.Pool, is_new: bool) -> None:
     """`copy_thread` and `delete_for_runs` are optional, and the stock saver has neither."""
+    saver = Saver(pool, *await claim_of(pool, "a"), is_new=is_new)
 
     @checkpointer_test(name="fenced")
     async def fenced() -> AsyncIterator[Saver]:
@@ -150,6 +160,66 @@ async def test_a_checkpoint_that_comes_after_its_parents_writes_failed_is_not_co
     with pytest.raises(DataError):
         await put(saver, parent)
     assert rows(database, "select count(*) from checkpoints") == [(1,)]
+
+
+def saved(database: Database) -> list[tuple[Any, ...]]:
+    return rows(database, "select checkpoint_id, xmin::text from checkpoints order by checkpoint_id")
+
+
+async def test_the_input_of_a_new_job_is_committed_with_what_comes_next(new_saver: Saver, database: Database) -> None:
+    parent = await put(new_saver, source="input", messages=["x"])
+    assert saved(database) == []
+    await put(new_saver, parent)
+    [(first, transaction), (_, with_it)] = saved(database)
+    assert (first, transaction) == (parent, with_it)
+    assert rows(database, "select channel from checkpoint_blobs") == [("messages",)]
+
+
+async def test_the_input_of_a_job_that_was_claimed_before_is_committed_at_once(
+    saver: Saver, database: Database
+) -> None:
+    parent = await put(saver, source="input")
+    assert [found for found, _ in saved(database)] == [parent]
+
+
+async def test_the_input_of_a_new_job_is_read_at_once(new_saver: Saver, database: Database) -> None:
+    parent = await put(new_saver, source="input", messages=["x"])
+    found = await new_saver.aget_tuple(place())
+    assert found is not None
+    assert (found.checkpoint["id"], found.checkpoint["channel_values"]) == (parent, {"messages": ["x"]})
+    assert [found for found, _ in saved(database)] == [parent]
+
+
+async def test_without_its_input_no_later_checkpoint_is_committed(new_saver: Saver, database: Database) -> None:
+    parent = await put(new_saver, source="input")
+    with pytest.raises(DataError):
+        await new_saver.aput_writes(place("of another namespace"), [("messages\0", "x")], "task")
+    with pytest.raises(DataError):
+        await put(new_saver, parent)
+    assert saved(database) == []
+
+
+async def test_an_input_survives_the_cancelling_of_what_it_was_to_go_with(new_saver: Saver, database: Database) -> None:
+    parent = await put(new_saver, source="input")
+    cancelled = asyncio.create_task(new_saver.aput_writes(place("of another namespace"), [("messages", "x")], "task"))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+    later = await put(new_saver, parent)
+    assert [found for found, _ in saved(database)] == [parent, later]
+
+
+async def test_no_node_starts_before_a_checkpoint_of_its_input(new_saver: Saver, database: Database) -> None:
+    def count(state: Grown) -> Any:
+        return {"items": [len(saved(database))]}
+
+    builder = StateGraph(Grown)
+    builder.add_node("count", count)
+    builder.add_edge(START, "count")
+    builder.add_edge("count", END)
+    graph = builder.compile(checkpointer=new_saver)
+    given: Any = {"items": []}
+    assert (await graph.ainvoke(given, place(), durability="sync"))["items"] == [2]
 
 
 async def test_what_cannot_be_stored_fails_alone_and_whole(pool: connections.Pool, database: Database) -> None:

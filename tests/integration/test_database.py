@@ -53,3 +53,13 @@ async def test_one_that_has_been_at_rest_is_asked(
             async with connections.connection(pool) as connection:
                 await connection.execute("select 1")
     assert len(asked) == 3
+
+
+async def test_a_statement_is_planned_once_and_not_for_each_list(database: Database) -> None:
+    async with connections.pool(database.dsn, 2) as pool:
+        for ids in [["a"], ["a", "b"]] * 6:
+            async with connections.connection(pool) as connection:
+                await connection.execute("select job_id from jobs where job_id = any(%s)", [ids])
+        async with connections.connection(pool) as connection:
+            cursor = await connection.execute("select sum(custom_plans) as planned from pg_prepared_statements")
+            assert await cursor.fetchall() == [{"planned": 0}]

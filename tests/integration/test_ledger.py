@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import product
@@ -11,13 +12,13 @@ from typing import Any
 import psycopg
 import pytest
 
+from agent_executor import checkpoint_commits, job
 from agent_executor import database as connections
-from agent_executor import job
 from agent_executor.announcements import interrupted_event, outcome_id
 from agent_executor.errors import Conflict, InvalidInput, LeaseLost, NotFound
 from agent_executor.job import DEFAULT_TENANT as TENANT
 from agent_executor.job import TERMINAL, TRANSITIONS, Answer, Outcome, Status
-from agent_executor.ledger import Claim, Ledger, Receipt
+from agent_executor.ledger import SQL, Claim, Ledger, Receipt
 from agent_executor.outbox import Outbox
 from tests.definitions import DATA
 from tests.integration.fixtures.migrations import rows, until
@@ -659,3 +660,26 @@ async def test_the_last_events_of_interrupted_jobs_can_be_repeated(ledger: Ledge
     [ended] = await ledger.endings(["a", "b"])
     assert (ended.job_id, ended.fence, ended.event_count) == ("a", 1, 7)
     assert (ended.outcome.status, ended.outcome.interrupts) == (Status.INTERRUPTED, tuple(ASKED))
+
+
+def plan(database: Database, query: str) -> list[str]:
+    """How PostgreSQL would run a prepared statement with whatever parameters."""
+    names: dict[str, str] = {}
+
+    def number(parameter: re.Match[str]) -> str:
+        return names.setdefault(parameter[1], f"${len(names) + 1}")
+
+    with psycopg.connect(database.dsn, autocommit=True, cursor_factory=psycopg.RawCursor) as connection:
+        explain = "explain (generic_plan) " + re.sub(r"%\((\w+)\)[sb]", number, query)
+        return [line for (line,) in connection.execute(explain).fetchall()]
+
+
+COMMIT = checkpoint_commits.statement(("puts", "blobs", "writes"), alone=False)
+
+
+@pytest.mark.parametrize("query", [SQL["accept"], SQL["finish"], COMMIT], ids=["accept", "finish", "commit"])
+def test_a_plan_that_is_made_before_there_are_jobs_looks_them_up_by_id(database: Database, query: str) -> None:
+    """PostgreSQL keeps it while the tables grow, until they are next analyzed."""
+    found = plan(database, query)
+    assert not [line for line in found if "Seq Scan on jobs" in line or "jobs_of_tenant" in line]
+    assert [line for line in found if re.search(r"Index Cond: \(job_id = ", line)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -43,6 +44,9 @@ class House:
             raise OSError
         self.told.append(msg_id)
         self.on_told()
+
+    def has_told(self, count: int) -> bool:
+        return len(self.told) == count
 
     async def _on_delivered(self, job_ids: set[str]) -> None:
         self.found += job_ids
@@ -156,3 +160,42 @@ async def test_a_record_that_fails_stops_no_later_delivery(
     await house.outbox.drain()
     assert house.told == [outcome_id("a", 1), outcome_id("b", 1)]
     assert [msg_id for msg_id, _, _ in waiting(database)] == [outcome_id("a", 1)]
+
+
+async def test_deliveries_are_recorded_together_soon_after(
+    house: House, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "_RECORD_S", 0.5)
+    claims = [await house.claimed(name) for name in "abc"]
+    async with running(house.outbox):
+        for number, claim in enumerate(claims, 1):
+            await house.ledger.finish(claim, DONE, None)
+            await asyncio.to_thread(until, partial(house.has_told, number), "it is not told")
+        assert len(waiting(database)) == 3
+        await asyncio.to_thread(until, lambda: not waiting(database), "they are not recorded")
+    assert rows(database, "select count(distinct xmin::text) from outbox") == [(1,)]
+
+
+async def test_what_is_delivered_while_others_are_recorded_is_recorded_too(
+    house: House, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = outbox.SQL["published"].rstrip().rstrip(";") + " and (select pg_sleep(0.3)) is not null"
+    monkeypatch.setitem(outbox.SQL, "published", slow)
+    first, second = await house.claimed("a"), await house.claimed("b")
+    async with running(house.outbox):
+        await house.ledger.finish(first, DONE, None)
+        await asyncio.sleep(outbox._RECORD_S + 0.1)  # the record of the first is under way
+        await house.ledger.finish(second, DONE, None)
+        await asyncio.to_thread(until, lambda: not waiting(database), "they are not recorded")
+    assert (sorted(house.told), house.found) == (sorted([outcome_id("a", 1), outcome_id("b", 1)]), [])
+
+
+async def test_a_full_batch_is_recorded_at_once(
+    house: House, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "_RECORD_S", 3600)
+    monkeypatch.setattr(outbox, "_BATCH", 1)
+    await house.ledger.finish(await house.claimed(), DONE, None)
+    async with running(house.outbox):
+        await asyncio.to_thread(until, lambda: not waiting(database), "it is not recorded")
+    assert house.found == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
@@ -149,6 +150,20 @@ async def test_events_emitted_while_a_batch_is_under_way_go_with_the_next(
     await publisher.flush(5)
     assert redis.batches == [1, 2]
     assert redis.streams["langgraph:events:a"] == ["1-1", "1-2", "1-3"]
+
+
+@pytest.mark.parametrize(("turn_s", "is_first"), [(0.0, True), (0.003, False)])
+async def test_events_let_the_step_that_follows_go_first_but_not_for_long(
+    redis: FakeRedis, publisher: Publisher, monkeypatch: pytest.MonkeyPatch, turn_s: float, is_first: bool
+) -> None:
+    monkeypatch.setattr(stream, "_BEHIND_S", 0.002 if turn_s else 60.0)
+    publisher.channel("a", 1, "t").emit("x", None)
+    for _ in range(20):
+        time.sleep(turn_s)  # noqa: ASYNC251 - a step that takes the loop's time
+        await asyncio.sleep(0)
+    assert redis.entered.is_set() is not is_first
+    await publisher.flush(5)
+    assert redis.batches == [1]
 
 
 @pytest.mark.parametrize("failure", [RedisConnectionError("away"), TimeoutError(), ConnectionResetError()])
