@@ -132,22 +132,19 @@ class Outbox:
             self._is_to_look = True
 
     async def _hand_out(self) -> None:
-        """Deliver what is in hand. It is recorded soon."""
+        """Deliver what is in hand. It is recorded soon, and at the next look at the latest."""
         async with self._delivering:
             letters, self._in_hand = self._in_hand, []
             self._delivered += await self._send(letters)
-        if len(self._delivered) >= _BATCH:
-            await self._recorded()
         if self._recorder is not None and self._recorder.done():
             self._recorder.result()
             self._recorder = None
-        if self._delivered and self._recorder is None:
+        if self._recorder is None:
             self._recorder = asyncio.create_task(self._record_soon())
 
     async def _record_soon(self) -> None:
-        while self._delivered:
-            await asyncio.sleep(_RECORD_S)
-            await self._recorded()
+        await asyncio.sleep(_RECORD_S)
+        await self._recorded()
 
     async def _recorded(self) -> None:
         """Record what was delivered; a record that fails is told once, and stops no later delivery."""

@@ -188,14 +188,3 @@ async def test_what_is_delivered_while_others_are_recorded_is_recorded_too(
         await house.ledger.finish(second, DONE, None)
         await asyncio.to_thread(until, lambda: not waiting(database), "they are not recorded")
     assert (sorted(house.told), house.found) == (sorted([outcome_id("a", 1), outcome_id("b", 1)]), [])
-
-
-async def test_a_full_batch_is_recorded_at_once(
-    house: House, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(outbox, "_RECORD_S", 3600)
-    monkeypatch.setattr(outbox, "_BATCH", 1)
-    await house.ledger.finish(await house.claimed(), DONE, None)
-    async with running(house.outbox):
-        await asyncio.to_thread(until, lambda: not waiting(database), "it is not recorded")
-    assert house.found == []
