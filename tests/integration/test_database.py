@@ -9,10 +9,12 @@ from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
 from agent_executor import database as connections
-from tests.integration.fixtures.migrations import rows
+from tests.integration.fixtures.migrations import rows, until
 from tests.integration.fixtures.postgres import Database
 
 TERMINATE = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'tested'"
+
+SESSIONS = "select count(*) from pg_stat_activity where application_name = 'tested'"
 
 
 @pytest.fixture
@@ -39,6 +41,7 @@ async def test_one_that_has_just_answered_is_asked_only_if_there_is_news(
                 await connection.execute("select 1")
         assert len(asked) == len(set(asked)) == 2
         rows(database, TERMINATE)
+        until(lambda: rows(database, SESSIONS) == [(0,)], "they are not terminated")
         async with connections.connection(pool) as connection:
             assert await (await connection.execute("select 1 as one")).fetchall() == [{"one": 1}]
         assert len(asked) > 2
