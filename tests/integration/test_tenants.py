@@ -288,7 +288,7 @@ def test_anothers_job_is_not_told_from_one_that_is_not_there(tenants: Tenants, s
 @pytest.mark.parametrize("same", [True, False])
 def test_anothers_id_is_refused_like_ones_own_with_another_body(tenants: Tenants, status: str, same: bool) -> None:
     theirs, mine, south = made(tenants, NORTH, status), made(tenants, SOUTH, "completed"), tenants.of(SOUTH)
-    undelivered = "select from outbox where job_id = %s and published_at is null"
+    undelivered = "select msg_id from outbox where job_id = %s and published_at is null"
     until(lambda: not rows(tenants.database, undelivered, theirs), "it is not delivered")
     before = rows(tenants.database, "select msg_id, published_at from outbox where job_id = %s", theirs)
     text = {"running": agent([{"text": "never", "delay_ms": 600_000}]), "completed": HELLO}[status]
