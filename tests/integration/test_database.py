@@ -36,6 +36,7 @@ async def test_one_that_has_just_answered_is_asked_only_if_there_is_news(
 ) -> None:
     monkeypatch.setattr(connections, "_BUSY_S", 0)
     async with connections.pool(make_conninfo(database.dsn, application_name="tested"), 2) as pool:
+        await pool.wait()
         for _ in range(6):
             async with connections.connection(pool) as connection:
                 await connection.execute("select 1")
