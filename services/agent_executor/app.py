@@ -32,6 +32,8 @@ with uncollected(), hidden("rich"):  # structlog would import it to colour what 
     from .threads import DaemonThreads
 
 _TURNS = 20
+_NEEDLESS = ("rich", "opentelemetry.sdk.metrics")
+"""What httpx would import for its command line, and redis for metrics of its own: a tenth of a start, 3 MB."""
 _NOT_LOCAL = (
     "AUTH_MODE is none, and the server is not known to listen on loopback alone: use token or jwt, give uvicorn --host"
     " 127.0.0.1, or let everybody in with AUTH_ALLOW_ANONYMOUS=true"
@@ -130,7 +132,7 @@ def _end_unless_open(opening: asyncio.Task[None]) -> None:
 
 def _heavy_imports() -> Any:
     """Everything a job needs except the providers."""
-    with uncollected():
+    with uncollected(), hidden(*_NEEDLESS):
         defer(*UNUSED)
         return importlib.import_module("agent_executor.service")
 

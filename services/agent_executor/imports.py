@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
@@ -43,16 +43,16 @@ def uncollected() -> Iterator[None]:
 
 
 @contextmanager
-def hidden(name: str) -> Iterator[None]:
-    """Have `name` not be installed meanwhile, for a package that only makes use of it where it is."""
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # type: ignore[assignment]  # as the import system has it: ModuleNotFoundError
+def hidden(*names: str) -> Iterator[None]:
+    """Have `names` not be installed meanwhile, for packages that only make use of them where they are."""
+    absent = [name for name in names if name not in sys.modules]
+    for name in absent:
+        sys.modules[name] = None  # type: ignore[assignment]  # as the import system has it: ModuleNotFoundError
     try:
         yield
     finally:
-        del sys.modules[name]
+        for name in absent:
+            del sys.modules[name]
 
 
 def defer(*names: str) -> None:
@@ -63,14 +63,25 @@ def defer(*names: str) -> None:
     for name in names:
         if name in sys.modules:
             continue
-        parent, _, last = name.rpartition(".")
-        try:
-            spec = importlib.util.find_spec(name)
-        except ModuleNotFoundError:
+        spec = _found(name)
+        if spec is None or spec.loader is None or spec.submodule_search_locations is None:
             continue
-        if spec is not None and spec.loader is not None and spec.submodule_search_locations is not None:
-            sys.modules[name] = _Deferred(spec)
+        sys.modules[name] = _Deferred(spec)
+        parent, _, last = name.rpartition(".")
+        if parent in sys.modules:
             setattr(sys.modules[parent], last, sys.modules[name])
+
+
+def _found(name: str) -> ModuleSpec | None:
+    """Where a package is, without the packages it is in having run, which may import it."""
+    whole, *inner = name.split(".")
+    spec = importlib.util.find_spec(whole)
+    for number in range(len(inner)):
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        inside = spec.submodule_search_locations
+        spec = PathFinder.find_spec(".".join([whole, *inner[: number + 1]]), inside)
+    return spec
 
 
 class _Deferred(ModuleType):

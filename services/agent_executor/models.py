@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from . import imports
 from .definition import ModelChoice
 from .errors import Finding, InvalidInput, ModelUnavailable
 from .job import findings_of
@@ -70,6 +71,10 @@ _PACKAGES = {
 }
 
 
+_UNUSED = {"openai": ("openai.types", "openai.types.responses")}
+"""The models of APIs that chat completions have nothing to do with: half of the modules, and 9 MB."""
+
+
 def is_loaded(provider: str) -> bool:
     """Whether its packages are imported, as far as it has any."""
     return all(name in sys.modules for name in _PACKAGES.get(provider, ()))
@@ -77,6 +82,7 @@ def is_loaded(provider: str) -> bool:
 
 def load_client(provider: str) -> None:
     """Import the provider's own client, which is what takes the time."""
+    imports.defer(*_UNUSED.get(provider, ()))
     importlib.import_module(_PACKAGES[provider][0])
 
 

@@ -62,7 +62,7 @@ CORE = {
     "sandbox": {"errors", "retries", "definition", "strict_json", "imports"},
     "graphs": {"errors", "job"},
     "scripted": {"model_options"},
-    "models": {"errors", "job", "definition", "model_options", "scripted"},
+    "models": {"errors", "job", "definition", "model_options", "scripted", "imports"},
     "state": {"definition"},
     "middleware": {"strict_json", "definition", "state", "redaction"},
     "limits": {"errors", "definition"},

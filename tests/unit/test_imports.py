@@ -32,12 +32,14 @@ def _runs() -> int:
 
 
 def test_a_module_of_a_deferred_package_is_imported_without_the_package(package: str) -> None:
+    importlib.import_module("put_off")
     defer(package)
     assert importlib.import_module(f"{package}.part").NAME == "found"
     assert _runs() == 0
 
 
 def test_a_name_that_is_asked_for_runs_the_package_once(package: str) -> None:
+    importlib.import_module("put_off")
     defer(package)
     module = importlib.import_module(package)
     assert module.NAME == "found"
@@ -49,14 +51,31 @@ def test_a_name_that_is_asked_for_runs_the_package_once(package: str) -> None:
     assert _runs() == 1
 
 
+def test_a_package_can_be_deferred_before_the_one_it_is_in_has_run(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "put_off" / "__init__.py").write_text("runs = 0\nfrom . import whole\n")
+    (tmp_path / "put_off" / "whole" / "inner").mkdir()
+    (tmp_path / "put_off" / "whole" / "inner" / "__init__.py").write_text("import put_off\nput_off.runs += 10\n")
+    monkeypatch.setitem(sys.modules, f"{package}.inner", None)
+    del sys.modules[f"{package}.inner"]
+    defer(package, f"{package}.inner", "put_off.nowhere.whole")
+    assert "put_off" not in sys.modules
+    module = importlib.import_module("put_off").whole
+    assert _runs() == 0
+    assert module.NAME == "found"
+    assert _runs() == 1
+
+
 def test_what_is_not_installed_is_not_deferred() -> None:
     defer("put_off_nowhere", "put_off_nowhere.whole")
     assert "put_off_nowhere" not in sys.modules
 
 
 def test_a_hidden_package_is_not_there_meanwhile(package: str) -> None:
-    with hidden("put_off"), pytest.raises(ModuleNotFoundError):
+    with hidden("put_off.whole", "put_off"), pytest.raises(ModuleNotFoundError):
         importlib.import_module("put_off")
+    assert "put_off.whole" not in sys.modules
     assert importlib.import_module("put_off").runs == 0
     with hidden("put_off"):
         assert importlib.import_module("put_off").runs == 0  # nothing is taken away from those who have it

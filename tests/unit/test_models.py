@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -110,3 +112,20 @@ def test_an_option_that_is_not_a_definitions_is_refused_by_name(provider: str, o
 def test_sampling_is_the_definitions(provider: str) -> None:
     made: Any = models.create(choice(provider, temperature=0.5), CREDENTIALS)
     assert made.temperature == 0.5
+
+
+def test_openais_models_of_other_apis_run_only_when_they_are_asked_for() -> None:
+    code = """
+import sys
+from agent_executor import models
+models.load_client("openai")
+models.load("openai")
+def count():
+    return sum(name.startswith("openai.types.responses.") for name in sys.modules)
+before = count()
+from openai.types.responses import Response
+import openai
+print(before < 10, Response.__name__, openai.types.responses.Response is Response, count() > 100)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ended.stdout == "True Response True True\n"
