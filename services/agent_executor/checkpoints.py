@@ -76,7 +76,7 @@ class Saver(AsyncPostgresSaver):
     those that the state schema of the graph at hand declares. Everything else comes back as plain data.
 
     Of a job's first run, the checkpoint of an input is written with whatever comes next of the job, and `aput` does not
-    wait: langgraph makes another one before it starts a node, and the input itself is in the ledger.
+    wait: langgraph does not wait for it either before it starts, and the input itself is in the ledger.
 
     Reads and writes are patient: while PostgreSQL is away they are tried again, until the worker ends the run because
     it could not renew the lease.
@@ -308,17 +308,23 @@ class Saver(AsyncPostgresSaver):
         self._thread.is_empty = False
         inputs, self._thread.inputs = self._thread.inputs, []
         rows = joined([*(each for each, _ in inputs), rows]) if inputs else rows
-        try:
-            if not await self._group.commit(self._claim, rows, rows.size(), after):
-                raise LeaseLost("job {} is no longer held under fence {}".format(*self._claim))
-        except asyncio.CancelledError:
-            self._thread.inputs[:0] = inputs  # whoever writes next takes them along, perhaps again
-            raise
-        except Exception as error:
-            _fail(error, *(written for _, written in inputs))
-            raise
-        for _, written in inputs:
-            written.set_result(None)
+        committed = self._group.submit(self._claim, rows, rows.size(), after)
+        if inputs:
+            committed.add_done_callback(partial(self._tell, [written for _, written in inputs]))
+            committed = asyncio.shield(committed)  # whoever waits may be cancelled, and the inputs be another's
+        if not await committed:
+            raise self._lost()
+
+    def _tell(self, inputs: Sequence[asyncio.Future[None]], committed: asyncio.Future[bool | None]) -> None:
+        error = committed.exception() or (None if committed.result() else self._lost())
+        for written in inputs:
+            if error is None:
+                written.set_result(None)
+            else:
+                _fail(error, written)
+
+    def _lost(self) -> LeaseLost:
+        return LeaseLost("job {} is no longer held under fence {}".format(*self._claim))
 
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
@@ -331,10 +337,9 @@ class Saver(AsyncPostgresSaver):
                     yield cursor
 
 
-def _fail(error: Exception, *written: asyncio.Future[None]) -> None:
-    for each in written:
-        each.set_exception(error)
-        each.exception()  # whoever waits is told; nobody has to
+def _fail(error: BaseException, written: asyncio.Future[None]) -> None:
+    written.set_exception(error)
+    written.exception()  # whoever waits is told; nobody has to
 
 
 class _Differs(Exception):

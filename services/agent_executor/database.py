@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, LiteralString, TypeVar
 from weakref import WeakKeyDictionary
 
 import psycopg
@@ -42,6 +42,11 @@ _FRESH_S = 5.0
 _BUSY_S = 0.1  # no server is stopped and started in less
 _CONNECT_S = 3
 _SETTLE_S = 2.0
+_PLANS: tuple[LiteralString, ...] = (
+    "plan_cache_mode = force_generic_plan",
+    "enable_seqscan = off",
+    "jit = off",  # the first would be dear enough for it where no index serves
+)
 _READ_ONLY = (b"default_transaction_read_only", b"in_hot_standby")
 
 _busy: set[psycopg.BaseConnection[Any]] = set()
@@ -159,8 +164,14 @@ async def persistently(call: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _configure(connection: AsyncConnection[DictRow]) -> None:
-    """Plan a prepared statement once: PostgreSQL would plan many of ours for each list that they are given."""
-    await connection.execute("set plan_cache_mode = force_generic_plan")
+    """Have statements planned once, and for large tables.
+
+    PostgreSQL would plan many of ours anew for each list that they are given, and keep for a while what is right for
+    the first few jobs alone, which reads all of them.
+    """
+    with severed_after(connection, _CHECK_S):
+        for setting in _PLANS:
+            await connection.execute(f"set {setting}")
 
 
 async def _check(connection: AsyncConnection[DictRow]) -> None:

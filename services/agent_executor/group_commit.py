@@ -71,11 +71,17 @@ class GroupCommit(Generic[W, R]):
         Raises:
             Unavailable: PostgreSQL is away, unless this is patient. psycopg.Error: it cannot be stored.
         """
+        return await self.submit(owner, content, size, after)
+
+    def submit(
+        self, owner: Hashable, content: W, size: int = 0, after: Sequence[asyncio.Future[Any]] = ()
+    ) -> asyncio.Future[R | None]:
+        """`commit`, without a wait; whoever cancels the future wants it no more."""
         work: _Work[W, R] = _Work(content, size, after)
         self._waiting.setdefault(owner, deque()).append(work)
         if self._flushing is None:
             self._flushing = asyncio.get_running_loop().create_task(self._flush(), context=Context())
-        return await work.done
+        return work.done
 
     async def _flush(self) -> None:
         try:

@@ -52,6 +52,9 @@ FIRST = 1
 IN_HAND_S = 5
 _ENDING = ("job_ids", "tenants", "fences", "statuses", "results", "errors", "usages", "outcome_ids", "event_counts")
 _ARRAYS: dict[str, Callable[[Iterable[Any]], list[Any]]] = {"fences": Bigints, "event_counts": Ints}
+_PAGES = {None: SQL["jobs"].format(of_status="")} | {
+    status.value: SQL["jobs"].format(of_status=f"and status = '{status.value}'") for status in Status
+}
 _FINISH_ALONE = SQL["finish"].replace(" skip locked", "")
 
 
@@ -535,7 +538,9 @@ class Ledger:
     ) -> list[DictRow]:
         """A page of a tenant's jobs, newest first, older than `before` (created_at, job_id)."""
         at, job_id = before if before is not None else (None, None)
-        return await self._rows("jobs", tenant=tenant, status=status, limit=limit, before=at, before_id=job_id)
+        page = {"tenant": tenant, "limit": limit, "before": at, "before_id": job_id}
+        async with database.connection(self._pool) as connection:
+            return await (await connection.execute(_PAGES[status], page)).fetchall()
 
     async def outcome(self, job_id: str, tenant: str) -> dict[str, Any] | None:
         """The outgoing CloudEvent of a finished job, None before."""

@@ -1,8 +1,9 @@
 -- Every query on the jobs table, its answers and its outbox. Each has a name, loaded by `ledger`, and one idea.
 -- Times are the database's; a worker's clock decides nothing. What serves a caller takes the caller's tenant, and finds no
 -- job of another; workers see all jobs.
--- Jobs that a list names are looked up one by one, in subqueries (`lateral`) that cannot become joins: PostgreSQL keeps the
--- plan of a prepared statement, and a join that was planned when there were few jobs reads all of them.
+-- Jobs that a list names are looked up one by one, in subqueries (`lateral`) that cannot become joins, which would begin with
+-- all running or queued jobs of everybody. Statements are planned once (`database`): none may hold what is only sometimes a
+-- condition.
 
 -- name: accept
 -- Take jobs in and wake workers. Those do not come back whose id is taken, by whomever, or whose event's source and id are
@@ -148,6 +149,7 @@ with recursive silent as (
     cross join lateral (
         select job_id, due_at from jobs
         where jobs.job_id = candidate.job_id and status = 'queued'
+        limit 1
         for update skip locked
     ) as jobs
     where due_at <= now()
@@ -342,11 +344,12 @@ from jobs
 where job_id = %(job_id)s and tenant = %(tenant)s;
 
 -- name: jobs
--- A page of a tenant's jobs, newest first; the cursor is the last row of the page before.
+-- A page of a tenant's jobs, newest first; the cursor is the last row of the page before. A status stands in the statement
+-- itself, `of_status`, since an index of jobs in one status serves no parameter.
 select job_id, trace_id, status, attempt, created_at, due_at, started_at, finished_at, updated_at
 from jobs
-where tenant = %(tenant)s and (%(status)s::text is null or status = %(status)s)
-  and (%(before)s::timestamptz is null or (created_at, job_id) < (%(before)s, %(before_id)s))
+where tenant = %(tenant)s {of_status}
+    and (created_at, job_id) < (coalesce(%(before)s::timestamptz, 'infinity'), coalesce(%(before_id)s::text, ''))
 order by created_at desc, job_id desc
 limit %(limit)s;
 

@@ -132,19 +132,21 @@ class Outbox:
             self._is_to_look = True
 
     async def _hand_out(self) -> None:
-        """Deliver what is in hand. It is recorded soon, and at the next look at the latest."""
+        """Deliver what is in hand. It is recorded soon."""
         async with self._delivering:
             letters, self._in_hand = self._in_hand, []
-            self._delivered += await self._send(letters)
-        if self._recorder is not None and self._recorder.done():
-            self._recorder.result()
-            self._recorder = None
-        if self._recorder is None:
+            done = await self._send(letters)
+            self._delivered += done
+        recorder = self._recorder
+        if recorder is None or recorder.done():
             self._recorder = asyncio.create_task(self._record_soon())
+            if recorder is not None:
+                recorder.result()
 
     async def _record_soon(self) -> None:
-        await asyncio.sleep(_RECORD_S)
-        await self._recorded()
+        while self._delivered:
+            await asyncio.sleep(_RECORD_S)
+            await self._recorded()
 
     async def _recorded(self) -> None:
         """Record what was delivered; a record that fails is told once, and stops no later delivery."""

@@ -292,9 +292,9 @@ class Worker:
                 await asyncio.sleep(0)
         finally:
             announce(channel, outcome)
-        metrics.jobs.labels(outcome.status.value).inc()
-        metrics.job_duration.observe(took)
-        log.info("job_finished", status=outcome.status.value, seconds=round(took, 3), **_error(outcome))
+            metrics.jobs.labels(outcome.status.value).inc()
+            metrics.job_duration.observe(took)
+            log.info("job_finished", status=outcome.status.value, seconds=round(took, 3), **_error(outcome))
 
     async def _interrupt(self, claim: Claim, outcome: Outcome, channel: Channel, traceparent: str | None) -> None:
         count, asked, usage = channel.count, outcome.interrupts, outcome.usage

@@ -209,6 +209,18 @@ async def test_an_input_survives_the_cancelling_of_what_it_was_to_go_with(new_sa
     assert [found for found, _ in saved(database)] == [parent, later]
 
 
+async def test_a_checkpoint_is_not_committed_without_an_input_that_was_to_go_with_a_cancelled_write(
+    new_saver: Saver, database: Database
+) -> None:
+    parent = await put(new_saver, source="input")
+    cancelled = asyncio.create_task(new_saver.aput_writes(place("of another namespace"), [("messages", "x")], "task"))
+    following = asyncio.create_task(put(new_saver, parent))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    later = await following
+    assert [found for found, _ in saved(database)] == [parent, later]
+
+
 async def test_no_node_starts_before_a_checkpoint_of_its_input(new_saver: Saver, database: Database) -> None:
     def count(state: Grown) -> Any:
         return {"items": [len(saved(database))]}

@@ -14,6 +14,7 @@ import pytest
 
 from agent_executor import checkpoint_commits, job
 from agent_executor import database as connections
+from agent_executor import ledger as ledger_module
 from agent_executor.announcements import interrupted_event, outcome_id
 from agent_executor.errors import Conflict, InvalidInput, LeaseLost, NotFound
 from agent_executor.job import DEFAULT_TENANT as TENANT
@@ -670,16 +671,50 @@ def plan(database: Database, query: str) -> list[str]:
         return names.setdefault(parameter[1], f"${len(names) + 1}")
 
     with psycopg.connect(database.dsn, autocommit=True, cursor_factory=psycopg.RawCursor) as connection:
+        for setting in connections._PLANS:
+            connection.execute(f"set {setting}")
         explain = "explain (generic_plan) " + re.sub(r"%\((\w+)\)[sb]", number, query)
         return [line for (line,) in connection.execute(explain).fetchall()]
 
 
 COMMIT = checkpoint_commits.statement(("puts", "blobs", "writes"), alone=False)
+FEW = (
+    "insert into jobs (job_id, trace_id, body_hash, definition, input)"
+    " select n::text, 't', '', '{}', '{}' from generate_series(1, 20) n"
+)
 
 
-@pytest.mark.parametrize("query", [SQL["accept"], SQL["finish"], COMMIT], ids=["accept", "finish", "commit"])
-def test_a_plan_that_is_made_before_there_are_jobs_looks_them_up_by_id(database: Database, query: str) -> None:
+@pytest.mark.parametrize("jobs", [0, 20])
+@pytest.mark.parametrize(
+    "query", [SQL["accept"], SQL["claim"], SQL["finish"], COMMIT], ids=["accept", "claim", "finish", "commit"]
+)
+def test_a_plan_that_is_made_while_there_are_few_jobs_looks_them_up_by_id(
+    database: Database, query: str, jobs: int
+) -> None:
     """PostgreSQL keeps it while the tables grow, until they are next analyzed."""
+    if jobs:
+        rows(database, FEW)
+        rows(database, "analyze jobs")
     found = plan(database, query)
     assert not [line for line in found if "Seq Scan on jobs" in line or "jobs_of_tenant" in line]
     assert [line for line in found if re.search(r"Index Cond: \(job_id = ", line)]
+    assert not [line for line in found if "due_at" in line and "job_id = candidate" in line]
+
+
+@pytest.mark.parametrize(
+    ("status", "index", "condition"),
+    [(None, "jobs_of_tenant", "ROW(created_at, job_id) < ROW("), ("queued", "jobs_queued_of_tenant", "tenant = ")],
+)
+def test_a_page_of_jobs_is_read_by_an_index_of_its_own(
+    database: Database, status: str | None, index: str, condition: str
+) -> None:
+    fill = (
+        "insert into jobs (job_id, tenant, trace_id, body_hash, definition, input, status)"
+        " select n::text, 'a', 't', '', '{}', '{}', case when n = 7 then 'queued' else 'interrupted' end"
+        " from generate_series(1, 20000) n"
+    )
+    rows(database, fill)
+    rows(database, "vacuum analyze jobs")
+    found = "\n".join(plan(database, ledger_module._PAGES[status]))
+    assert index in found
+    assert condition in found

@@ -32,6 +32,7 @@ class House:
         self.told: list[str] = []
         self.found: list[str] = []
         self.fails = False
+        self.takes_s = 0.0
         self.on_told: Callable[[], object] = lambda: None
         self.is_connected = True
         self.outbox = Outbox(pool, "nats", self._deliver, lambda: self.is_connected)
@@ -40,6 +41,7 @@ class House:
         self.ledger.couriers = {"nats": self.outbox}
 
     async def _deliver(self, msg_id: str, subject: str, event: dict[str, Any]) -> None:
+        await asyncio.sleep(self.takes_s)
         if self.fails:
             raise OSError
         self.told.append(msg_id)
@@ -188,3 +190,44 @@ async def test_what_is_delivered_while_others_are_recorded_is_recorded_too(
         await house.ledger.finish(second, DONE, None)
         await asyncio.to_thread(until, lambda: not waiting(database), "they are not recorded")
     assert (sorted(house.told), house.found) == (sorted([outcome_id("a", 1), outcome_id("b", 1)]), [])
+
+
+async def test_each_delivery_is_recorded_once(
+    house: House, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "_RECORD_S", 0.01)
+    recorded: list[str] = []
+    query = house.outbox._rows
+
+    async def noted(name: str, **parameters: Any) -> Any:
+        recorded.extend(parameters["msg_ids"] if name == "published" else ())
+        return await query(name, **parameters)
+
+    monkeypatch.setattr(house.outbox, "_rows", noted)
+    claims = [await house.claimed(f"j{number}") for number in range(15)]
+    house.takes_s = 0.02
+    async with running(house.outbox):
+        for claim in claims:
+            await house.ledger.finish(claim, DONE, None)
+        await asyncio.to_thread(until, lambda: not waiting(database), "they are not recorded")
+    assert (len(recorded), len(set(recorded)), house.found) == (15, 15, [])
+
+
+async def test_a_record_with_an_error_nobody_foresaw_is_told_once(
+    house: House, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = [await house.claimed(name) for name in "abc"]
+    with monkeypatch.context() as broken:
+        broken.setitem(outbox.SQL, "published", "select 1 / 0 where %(msg_ids)s::text[] is not null")
+        await house.ledger.finish(first, DONE, None)
+        await house.outbox._hand_out()
+        assert house.outbox._recorder is not None
+        await asyncio.wait([house.outbox._recorder])
+    await house.ledger.finish(second, DONE, None)
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        await house.outbox._hand_out()
+    await house.ledger.finish(third, DONE, None)
+    await house.outbox._hand_out()
+    await house.outbox.drain()
+    assert house.told == [outcome_id(name, 1) for name in "abc"]
+    assert [msg_id for msg_id, _, _ in waiting(database)] == [outcome_id("a", 1)]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent_executor import notify, worker
+from agent_executor import metrics, notify, worker
 from agent_executor.errors import LeaseLost, NotDeployed, Stopped, Unavailable
 from agent_executor.job import Outcome, Status
 from agent_executor.ledger import Claim
@@ -340,6 +340,20 @@ async def test_a_lease_lost_while_the_outcome_is_recorded_is_left_to_the_fence()
         it.leases.held["a"]("not renewed")
         await until(lambda: it.publisher.events)
         assert it.ledger.finished == {"a": DONE}
+
+
+async def test_a_job_that_is_cut_off_behind_its_outcome_is_announced_and_counted() -> None:
+    ledger = FakeLedger("a")
+    counted = metrics.jobs.labels("completed")._value.get
+    before = counted()
+    async with house(ledger) as it:
+        it.runner.open("a")
+        await until(lambda: ledger.finished)
+        for task in list(it.worker._running):
+            task.cancel()
+        await until(lambda: not it.worker._running)
+        assert it.publisher.events == [("a", "end", {"status": "completed"})]
+        assert counted() == before + 1
 
 
 async def test_leases_are_kept_while_a_job_runs_and_no_longer() -> None:
