@@ -717,4 +717,4 @@ def test_a_page_of_jobs_is_read_by_an_index_of_its_own(
     rows(database, "vacuum analyze jobs")
     found = "\n".join(plan(database, ledger_module._PAGES[status]))
     assert index in found
-    assert condition in found
+    assert re.search(f"Index Cond: .*{re.escape(condition)}", found)
