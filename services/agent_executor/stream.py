@@ -21,7 +21,14 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.connection import SSLConnection
 from redis.credentials import CredentialProvider
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import (
+    ClusterDownError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.maint_notifications import MaintNotificationsConfig
 
 from . import metrics, strict_json, tls
@@ -37,6 +44,9 @@ _TURNS = 60
 _BEHIND_S = 0.002
 _TIMEOUT_S = 0.5
 FAILURES = (RedisError, OSError, TimeoutError)
+_PASSING = (ReadOnlyError, OutOfMemoryError, MasterDownError, ClusterDownError)
+_PASSING_CODES = ("READONLY", "OOM", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS")
+"""Refusals of a Redis that is full, or where another one is the master now: as good as away."""
 
 # One job's events, each published only if it is stored: of a batch sent twice, or by a worker that lost its job,
 # subscribers hear nothing. An event that is refused costs no other: returns its number, and the reason after it.
@@ -243,13 +253,15 @@ class Publisher:
 
 def _count(events: list[Event], reply: Any) -> None:
     """Tell what became of one job's events. What was refused is its own trouble; the others must not wait for it."""
-    if isinstance(reply, ResponseError):
+    if isinstance(reply, ResponseError) and not isinstance(reply, _PASSING):
         refused = dict.fromkeys(range(len(events)), str(reply))
     elif isinstance(reply, Exception):
         raise reply
     else:
         refused = {number: reason.decode() for number, reason in zip(reply[::2], reply[1::2], strict=True)}
     for number, reason in refused.items():
+        if reason.startswith(_PASSING_CODES):
+            raise ResponseError(reason)
         if "equal or smaller" in reason:
             continue  # sent before, or by a worker that no longer owns the job
         log.error("event_refused", event_id=events[number].id, error=reason)

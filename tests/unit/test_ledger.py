@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import psycopg
@@ -44,10 +43,8 @@ class BrokenPool:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[None]:
+    async def getconn(self) -> None:
         raise self._error
-        yield
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -27,11 +27,13 @@ class Table:
         self.away = False
         self.changed = asyncio.Event()
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Table]:
+    async def getconn(self) -> Table:
         if self.away:
             raise psycopg.OperationalError
-        yield self
+        return self
+
+    async def putconn(self, connection: Table) -> None:
+        assert connection is self
 
     @asynccontextmanager
     async def pipeline(self) -> AsyncIterator[None]:

@@ -29,7 +29,7 @@ class FakeRedis:
         self.expiring: dict[str, int] = {}
         self.batches: list[int] = []
         self.failures: list[Exception] = []
-        self.refusals: dict[str, Exception] = {}
+        self.refusals: dict[str, Any] = {}
         self.odd: set[str] = set()
         self.gate: asyncio.Event | None = None
         self.entered = asyncio.Event()
@@ -239,6 +239,23 @@ async def test_a_job_whose_events_are_refused_costs_other_jobs_none(redis: FakeR
     await publisher.flush(5)
     assert redis.streams == {"langgraph:events:b": ["1-1", "1-2"]}
     assert errors_counted() == before + 2
+
+
+@pytest.mark.parametrize("reason", ["READONLY You can't write against a read only replica.", "OOM command not allowed"])
+async def test_a_redis_that_takes_no_writes_for_now_is_as_good_as_away(
+    redis: FakeRedis, publisher: Publisher, reason: str
+) -> None:
+    redis.refusals["langgraph:events:a"] = ResponseError(reason)
+    publisher.channel("a", 1, "t").emit("x", None)
+    publisher.channel("b", 1, "t").emit("x", None)
+    while len(redis.batches) < 3:  # noqa: ASYNC110 - it is tried again
+        await asyncio.sleep(0)
+    redis.refusals["langgraph:events:a"] = [0, reason.encode()]
+    while len(redis.batches) < 6:  # noqa: ASYNC110 - also where single events were refused
+        await asyncio.sleep(0)
+    redis.refusals.clear()
+    await publisher.flush(5)
+    assert redis.streams == {"langgraph:events:a": ["1-1"], "langgraph:events:b": ["1-1"]}
 
 
 async def test_large_events_go_in_smaller_batches(
