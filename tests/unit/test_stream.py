@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 from agent_executor import metrics, stream
 from agent_executor.stream import Event, Publisher
@@ -241,18 +241,25 @@ async def test_a_job_whose_events_are_refused_costs_other_jobs_none(redis: FakeR
     assert errors_counted() == before + 2
 
 
-@pytest.mark.parametrize("reason", ["READONLY You can't write against a read only replica.", "OOM command not allowed"])
+@pytest.mark.parametrize(
+    ("whole", "reason"),
+    [
+        (ReadOnlyError("You can't write against a read only replica."), b"READONLY You can't write against it."),
+        (OutOfMemoryError("command not allowed"), b"OOM command not allowed"),
+    ],
+)
 async def test_a_redis_that_takes_no_writes_for_now_is_as_good_as_away(
-    redis: FakeRedis, publisher: Publisher, reason: str
+    redis: FakeRedis, publisher: Publisher, whole: Exception, reason: bytes
 ) -> None:
-    redis.refusals["langgraph:events:a"] = ResponseError(reason)
+    redis.refusals["langgraph:events:a"] = whole
     publisher.channel("a", 1, "t").emit("x", None)
     publisher.channel("b", 1, "t").emit("x", None)
-    while len(redis.batches) < 3:  # noqa: ASYNC110 - it is tried again
-        await asyncio.sleep(0)
-    redis.refusals["langgraph:events:a"] = [0, reason.encode()]
-    while len(redis.batches) < 6:  # noqa: ASYNC110 - also where single events were refused
-        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        while len(redis.batches) < 3:  # noqa: ASYNC110 - it is tried again
+            await asyncio.sleep(0)
+        redis.refusals["langgraph:events:a"] = [0, reason]
+        while len(redis.batches) < 6:  # noqa: ASYNC110 - also where single events were refused
+            await asyncio.sleep(0)
     redis.refusals.clear()
     await publisher.flush(5)
     assert redis.streams == {"langgraph:events:a": ["1-1"], "langgraph:events:b": ["1-1"]}
