@@ -274,8 +274,9 @@ class Terminal:
         self.type(f"{text}\n")
 
     def end(self) -> int:
+        deadline = time.monotonic() + 60
         while self._read():
-            pass
+            assert time.monotonic() < deadline, f"does not end: {self.shown!r}"
         os.close(self._fd)
         return self.process.wait(30)
 
