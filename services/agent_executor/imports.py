@@ -101,6 +101,12 @@ class _Deferred(ModuleType):
             raise AttributeError(name)
         with self.__dict__["_running"]:
             if type(self) is _Deferred:
-                self.__class__ = ModuleType  # type: ignore[assignment]
-                self.__loader__.exec_module(self)  # type: ignore[union-attr]
+                if "_runs" in self.__dict__:  # in this very thread: a part of it asks for what is not there yet
+                    raise AttributeError(name)
+                self.__dict__["_runs"] = True
+                try:
+                    self.__loader__.exec_module(self)  # type: ignore[union-attr]
+                finally:
+                    del self.__dict__["_runs"]
+                self.__class__ = ModuleType  # type: ignore[assignment]  # only now: other threads wait for all of it
         return getattr(self, name)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,24 @@ def test_a_package_can_be_deferred_before_the_one_it_is_in_has_run(
     assert _runs() == 0
     assert module.NAME == "found"
     assert _runs() == 1
+
+
+def test_whoever_asks_while_another_thread_runs_it_waits_for_all_of_it(package: str, tmp_path: Path) -> None:
+    slow = "import threading, put_off\nput_off.begun.set()\nput_off.go_on.wait(5)\nNAME = 'found'\n"
+    (tmp_path / "put_off" / "__init__.py").write_text(
+        "import threading\nbegun, go_on = threading.Event(), threading.Event()\n"
+    )
+    (tmp_path / "put_off" / "whole" / "__init__.py").write_text(slow)
+    outer = importlib.import_module("put_off")
+    defer(package)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(lambda: importlib.import_module(package).NAME)
+        assert outer.begun.wait(5)
+        second = threads.submit(lambda: importlib.import_module(package).NAME)
+        with suppress(TimeoutError):
+            second.result(0.1)
+        outer.go_on.set()
+        assert [first.result(5), second.result(5)] == ["found", "found"]
 
 
 def test_what_is_not_installed_is_not_deferred() -> None:
