@@ -29,9 +29,7 @@ SQL = sql.load("outbox.sql")
 _BATCH = 100
 _TIMEOUT_S = 5.0
 _HIDDEN_S = 15.0  # longer than a delivery and its record take
-_RECORD_S = (
-    0.05  # many deliveries are recorded together; whoever crashes meanwhile has them repeated under the same ids
-)
+_RECORD_S = 0.05  # whoever crashes meanwhile has what it delivered repeated, under the same ids
 _HEADERS_BYTES = 1024  # what NATS' max_payload counts besides the event
 
 Deliver = Callable[[str, str, dict[str, Any]], Awaitable[None]]
